@@ -1,0 +1,1 @@
+"""Trains CIFAR-10 networks made of five kinds of convolution."""
