@@ -1,0 +1,173 @@
+"""Loads CIFAR-10 or shapes10 through TFDS into two arrays, without TensorFlow.
+
+dataset = datasets.load(config.data)
+dataset.train.images  # uint8 [n, 32, 32, 3]
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+
+from cifar_flax.data import NAMES as DATASETS
+from cifar_flax.data import cache, records
+from cifar_flax.errors import UserError
+
+__all__ = ["DATASETS", "Dataset", "Info", "Split", "load"]
+
+_VERSIONS = {"cifar10": "3.0.2", "shapes10": "1.0.0"}
+
+
+class Config(Protocol):
+  """The part of a configuration that `load` reads; "" stands for "not given".
+
+  Attributes:
+    dataset: One of `DATASETS`.
+    data_dir: TFDS's data folder; "" is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+    archive: An official CIFAR-10 archive to build from where nothing is prepared yet.
+    train_split: A TFDS split string; "" is `train`.
+    eval_split: A TFDS split string; "" is `test`.
+  """
+
+  dataset: str
+  data_dir: str
+  archive: str
+  train_split: str
+  eval_split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Images and labels, sorted by TFDS's `id` feature.
+
+  Attributes:
+    images: uint8 `[examples, 32, 32, 3]`.
+    labels: int32 `[examples]`, 0 to 9.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """Which data these are.
+
+  Attributes:
+    name: The dataset's name in TFDS.
+    version: Its version in TFDS.
+    download_size: Bytes of the official archive it was prepared from, 0 if unknown.
+    fingerprint: sha256 of the prepared files, in hexadecimal.
+    class_names: The name of each label, in order.
+  """
+
+  name: str
+  version: str
+  download_size: int
+  fingerprint: str
+  class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What a run trains on, what it is evaluated on, and where both come from."""
+
+  train: Split
+  eval: Split
+  info: Info
+
+
+def load(config: Config) -> Dataset:
+  """Returns the configured dataset, preparing it first where it is not there yet.
+
+  Args:
+    config: See `Config`.
+
+  Raises:
+    UserError: the dataset cannot be found, fetched or read, or a split is impossible.
+  """
+  folder = _locate(config)
+  builder = records.open_folder(folder)
+  # Before the slow part, so that a mistyped split is refused at once.
+  positions = {
+    field: _positions(field, spec, builder)
+    for field, spec in (
+      ("data.train_split", config.train_split or "train"),
+      ("data.eval_split", config.eval_split or "test"),
+    )
+  }
+  fingerprint = records.fingerprint(folder, builder)
+  counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+  splits = cache.load(fingerprint, counts)
+  if splits is None:
+    splits = records.read(builder)
+    cache.store(fingerprint, splits)
+  train, evaluation = (_take(splits, chosen) for chosen in positions.values())
+  info = Info(
+    name=builder.info.name,
+    version=str(builder.info.version),
+    download_size=int(builder.info.download_size),
+    fingerprint=fingerprint,
+    class_names=tuple(builder.info.features["label"].names),
+  )
+  return Dataset(train, evaluation, info)
+
+
+def _locate(config: Config) -> pathlib.Path:
+  """Returns the folder of the prepared dataset, preparing it where there is none."""
+  if config.dataset not in DATASETS:
+    raise UserError(
+      f"data.dataset={config.dataset!r} is unknown; it must be one of"
+      f" {', '.join(DATASETS)}."
+    )
+  given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  data_dir = pathlib.Path(given).expanduser()
+  folder = data_dir / config.dataset / _VERSIONS[config.dataset]
+  if not (folder / records.INFO_FILE).is_file():
+    _prepare(config, data_dir)
+  return folder
+
+
+def _prepare(config: Config, data_dir: pathlib.Path) -> None:
+  # Imported late: a prepared dataset needs none of the builders.
+  from cifar_flax.data import shapes10
+
+  if config.dataset == "shapes10":
+    shapes10.prepare(data_dir)
+  else:
+    raise UserError(f"cifar10 is not prepared in {data_dir}.")
+
+
+def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
+  """Returns which part of which split, in the order on disk, a split string means."""
+  starts = {}
+  for name, split in builder.info.splits.items():
+    offsets = np.cumsum([0, *split.shard_lengths])
+    for path, offset in zip(split.filepaths, offsets, strict=False):
+      starts[os.fspath(path)] = (name, int(offset))
+  try:
+    instructions = builder.info.splits[spec].file_instructions
+  except Exception as error:  # whatever TFDS's parser raises, it is about this string
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"{field}={spec!r} is no TFDS split: {reason} Write for example train,"
+      " train[:45000], train[10%:] or train[45000:]+test."
+    ) from error
+  parts = []
+  for instruction in instructions:
+    name, start = starts[os.fspath(instruction.filename)]
+    start += instruction.skip
+    parts.append((name, slice(start, start + instruction.take)))
+  if not parts:
+    raise UserError(f"{field}={spec!r} selects no examples; at least one is needed.")
+  return parts
+
+
+def _take(splits: dict[str, records.Records], parts: list[tuple[str, slice]]) -> Split:
+  ids = np.concatenate([splits[name].ids[part] for name, part in parts])
+  order = np.argsort(ids, kind="stable")
+  images = np.concatenate([splits[name].images[part] for name, part in parts])
+  labels = np.concatenate([splits[name].labels[part] for name, part in parts])
+  return Split(images[order], labels[order])

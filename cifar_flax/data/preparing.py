@@ -1,0 +1,89 @@
+"""What our TFDS builders share: preparing quietly, alone, and without TensorFlow."""
+
+import contextlib
+import fcntl
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cifar_flax.data.records import IMAGE_SHAPE, NUM_CLASSES
+from cifar_flax.errors import UserError
+
+
+def features() -> tfds.features.FeaturesDict:
+  """Returns CIFAR-10's features: `id`, `image` and `label`."""
+  return tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "image": tfds.features.Image(shape=IMAGE_SHAPE),
+      "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
+    }
+  )
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+  """Returns an image as a PNG file; given an array, TFDS would import TensorFlow."""
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, "png")
+  file.seek(0)
+  return file
+
+
+def prepare(
+  data_dir: pathlib.Path,
+  name: str,
+  make_builder: Callable[[], tfds.core.GeneratorBasedBuilder],
+) -> None:
+  """Has TFDS write a dataset as array_record, unless another process just did.
+
+  Args:
+    data_dir: TFDS's data folder; made where only its last part is missing.
+    name: The dataset's name.
+    make_builder: Called once it is this process's turn; it may download.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  if not data_dir.parent.is_dir():
+    raise UserError(
+      f"data.data_dir={data_dir}: its parent folder does not exist. Correct the path, or"
+      " make that folder first."
+    )
+  try:
+    data_dir.mkdir(exist_ok=True)
+    with _turn(data_dir / f".{name}.lock"):
+      builder = make_builder()
+      if builder.is_prepared():
+        return
+      print(f"Preparing {name} in {builder.data_path} (once).", file=sys.stderr)
+      with _quiet():
+        builder.download_and_prepare(file_format="array_record")
+  except OSError as error:
+    raise UserError(
+      f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make room and"
+      " writable, or set another folder."
+    ) from error
+
+
+@contextlib.contextmanager
+def _turn(path: pathlib.Path) -> Iterator[None]:
+  """Lets one process at a time through; the lock goes with the process."""
+  with path.open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Leaves the talking to our builders, who show one bar a split."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()

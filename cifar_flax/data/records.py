@@ -1,0 +1,189 @@
+"""Reads a dataset that TFDS prepared as array_record, without TensorFlow."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image
+from tqdm import tqdm
+
+from cifar_flax.errors import UserError
+
+IMAGE_SHAPE = (32, 32, 3)
+NUM_CLASSES = 10
+INFO_FILE = "dataset_info.json"
+_FORMAT = "array_record"
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """One split in the order it has on disk, which is what TFDS's slices refer to.
+
+  Attributes:
+    images: uint8 `[examples, 32, 32, 3]`.
+    labels: int32 `[examples]`.
+    ids: The `id` feature as bytes `[examples]`.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  ids: np.ndarray
+
+  def fits(self, num_examples: int) -> bool:
+    """Whether shapes, types and labels are those of `num_examples` examples."""
+    return (
+      self.images.shape == (num_examples, *IMAGE_SHAPE)
+      and self.images.dtype == np.uint8
+      and self.labels.shape == (num_examples,)
+      and self.labels.dtype == np.int32
+      and self.ids.shape == (num_examples,)
+      and self.ids.dtype.kind == "S"
+      and bool(np.all((self.labels >= 0) & (self.labels < NUM_CLASSES)))
+    )
+
+
+def _damaged(path: pathlib.Path, reason: object) -> UserError:
+  folder = path if path.is_dir() else path.parent
+  first_line = str(reason).partition("\n")[0]
+  return UserError(
+    f"{path}: {first_line}. Delete {folder} to have it prepared again, or set"
+    " data.data_dir to an intact copy."
+  )
+
+
+def open_folder(folder: pathlib.Path) -> Any:
+  """Returns TFDS's builder for a prepared folder, with its features checked.
+
+  Args:
+    folder: `<data_dir>/<name>/<version>`, as TFDS lays it out.
+
+  Raises:
+    UserError: the folder is damaged, is not array_record, or holds other features than
+      32x32 RGB images of ten classes.
+  """
+  try:
+    declared = json.loads((folder / INFO_FILE).read_text())
+    formats = [declared.get("fileFormat", "tfrecord")]
+    formats += declared.get("alternativeFileFormats", [])
+    if _FORMAT in formats:
+      builder = tfds.builder_from_directory(folder, file_format=_FORMAT)
+  except Exception as error:  # TFDS's reader fails in many ways on damaged JSON
+    raise _damaged(folder, f"cannot be read as a TFDS dataset ({error})") from error
+  if _FORMAT not in formats:
+    raise UserError(
+      f"{folder} is prepared as {formats[0]}, which only TensorFlow can read. Where"
+      f" TensorFlow is installed, add {_FORMAT} beside it with `tfds convert_format"
+      f" --dataset_version_dir={folder} --out_file_format={_FORMAT}`, or set"
+      " data.data_dir to another folder to have it prepared there."
+    )
+  _check_features(folder, builder.info.features)
+  return builder
+
+
+def _check_features(folder: pathlib.Path, features: Any) -> None:
+  declared = dict(features.items()) if hasattr(features, "items") else {}
+  image, label = declared.get("image"), declared.get("label")
+  found = {
+    "image": image and (image.shape, np.dtype(image.np_dtype).name),
+    "classes": getattr(label, "num_classes", None),
+    "id": "id" in declared,
+  }
+  wanted = {"image": (IMAGE_SHAPE, "uint8"), "classes": NUM_CLASSES, "id": True}
+  for key, value in wanted.items():
+    if found[key] != value:
+      raise UserError(
+        f"{folder}: features.json declares {key} = {found[key]}, needed is {value}. Set"
+        " data.data_dir to a folder with the right dataset."
+      )
+
+
+def fingerprint(folder: pathlib.Path, builder: Any) -> str:
+  """Returns the sha256 of the dataset's files: names, sizes and contents, no paths."""
+  paths = [folder / INFO_FILE, folder / "features.json"]
+  paths += sorted(folder.glob("*.labels.txt"))
+  for split in builder.info.splits.values():
+    paths += [pathlib.Path(path) for path in split.filepaths]
+  digest = hashlib.sha256()
+  for path in sorted(paths, key=lambda path: path.name):
+    try:
+      digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+      with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+          digest.update(chunk)
+    except OSError as error:
+      raise _damaged(path, error.strerror) from error
+  return digest.hexdigest()
+
+
+def read(builder: Any) -> dict[str, Records]:
+  """Decodes every split of a prepared dataset.
+
+  Args:
+    builder: What `open_folder` returned.
+
+  Raises:
+    UserError: a file is damaged, or disagrees with the dataset's description.
+  """
+  total = builder.info.splits.total_num_examples
+  with tqdm(total=total, desc="decoding", unit=" images", disable=None) as progress:
+    return {
+      name: _read_split(builder.info.features, split, progress)
+      for name, split in builder.info.splits.items()
+    }
+
+
+def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
+  images = np.empty((split.num_examples, *IMAGE_SHAPE), np.uint8)
+  labels = np.empty(split.num_examples, np.int32)
+  ids: list[bytes] = []
+  for filepath, declared in zip(split.filepaths, split.shard_lengths, strict=True):
+    path = pathlib.Path(filepath)
+    for record in _read_file(path, declared):
+      index = len(ids)
+      try:
+        example = features.deserialize_example_np(
+          record, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        images[index] = _decode(example["image"])
+        labels[index] = example["label"]
+        ids.append(example["id"])
+      except Exception as error:  # TFDS's and Pillow's decoders raise what they please
+        raise _damaged(path, f"example {index} is unreadable ({error})") from error
+      if not 0 <= labels[index] < NUM_CLASSES:
+        raise _damaged(
+          path,
+          f"example {index} has label {labels[index]}, outside 0-{NUM_CLASSES - 1}",
+        )
+      progress.update()
+  return Records(images, labels, np.array(ids, dtype=np.bytes_))
+
+
+def _read_file(path: pathlib.Path, declared: int) -> list[bytes]:
+  reader = None
+  try:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    records = reader.read_all()
+  except RuntimeError as error:
+    raise _damaged(path, f"is truncated or damaged ({error})") from error
+  finally:
+    if reader is not None:
+      reader.close()
+  if len(records) != declared:
+    raise _damaged(
+      path, f"holds {len(records)} examples where {INFO_FILE} says {declared}"
+    )
+  return records
+
+
+def _decode(png: bytes) -> np.ndarray:
+  with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+    pixels = np.asarray(image)
+  if pixels.shape != IMAGE_SHAPE or pixels.dtype != np.uint8:
+    raise ValueError(f"image is {pixels.dtype} {list(pixels.shape)}, not uint8 32x32x3")
+  return pixels
