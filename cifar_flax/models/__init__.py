@@ -1,0 +1,55 @@
+"""Networks by name: `create` builds the one a config asks for."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cifar_flax import config as config_lib
+from cifar_flax import ops, registry
+from cifar_flax.models.network import Network
+
+
+def create(
+  config: config_lib.Model, num_classes: int, axis_name: str | None = None
+) -> Network:
+  """Builds a network.
+
+  Kernels start as `glorot_uniform` and biases as zero, as in Keras.
+
+  Args:
+    config: a run's `config.model`.
+    num_classes: number of logits.
+    axis_name: mapped axis over which BatchNorm takes its statistics.
+
+  Returns:
+    The network; call it with images [batch, 32, 32, 3] in [0, 1].
+  """
+  operations = ops.select(config.ops)
+  dtype = jnp.dtype(config.dtype)
+  types = {
+    "dtype": dtype,
+    "param_dtype": jnp.promote_types(dtype, jnp.float32),
+  }
+  kernel_init = nn.initializers.glorot_uniform()
+  return registry.lookup(registry.NETWORKS[config.name])(
+    num_classes=num_classes,
+    conv=partial(
+      nn.Conv,
+      kernel_init=kernel_init,
+      conv_general_dilated=operations.conv_general_dilated,
+      **types,
+    ),
+    dense=partial(nn.Dense, kernel_init=kernel_init, **types),
+    norm=partial(
+      nn.BatchNorm,
+      momentum=config.batch_norm_momentum,
+      epsilon=config.batch_norm_epsilon,
+      axis_name=axis_name,
+      **types,
+    ),
+    max_pool=operations.max_pool,
+    dropout_rate=config.dropout_rate,
+    dense_dropout_rate=config.dense_dropout_rate,
+    convolution=registry.lookup(registry.CONVOLUTIONS[config.convolution]),
+  )

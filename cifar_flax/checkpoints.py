@@ -1,0 +1,117 @@
+"""One file a checkpoint: saved whole or not at all, checked when read.
+
+A file is a line with a SHA-256 and, behind it, the msgpack bytes of
+`flax.serialization`: arrays, numbers and text, nothing that is executed on reading.
+`checkpoints/` holds `step_<updates>.ckpt`, the newest few, and `best.ckpt`.
+"""
+
+import hashlib
+import logging
+import os
+import pathlib
+from typing import Any
+
+from flax import serialization
+
+from cifar_flax.errors import UserError
+
+MAGIC = b"cifar_flax checkpoint 1 sha256 "
+
+
+class Damaged(Exception):
+  """A file that is not a whole checkpoint; the message says in which way."""
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+  """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones."""
+  temporary = path.with_name(f".{path.name}.tmp")
+  with open(temporary, "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
+def encode(content: dict[str, Any]) -> bytes:
+  """A checkpoint file's bytes, from nested dictionaries of NumPy arrays and text."""
+  payload = serialization.msgpack_serialize(content)
+  return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """The content of a checkpoint file.
+
+  Raises:
+    Damaged: not readable, cut off, or changed since it was written.
+  """
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise Damaged(f"{path}: {error.strerror}") from None
+  header, _, payload = data.partition(b"\n")
+  if not header.startswith(MAGIC):
+    raise Damaged(f"{path}: not a checkpoint of this project")
+  if header[len(MAGIC) :] != hashlib.sha256(payload).hexdigest().encode():
+    raise Damaged(f"{path}: damaged, its checksum does not match")
+  return serialization.msgpack_restore(payload)
+
+
+def saved(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The numbered checkpoints of a folder, newest first."""
+  return sorted(folder.glob("step_*.ckpt"), reverse=True)
+
+
+def save(folder: pathlib.Path, step: int, data: bytes, keep: int) -> None:
+  """Writes the checkpoint of `step`, then removes all but the newest `keep`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  write_atomically(folder / f"step_{step:09d}.ckpt", data)
+  for old in saved(folder)[keep:]:
+    old.unlink()
+
+
+def save_best(folder: pathlib.Path, data: bytes) -> None:
+  """Writes `best.ckpt`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  write_atomically(folder / "best.ckpt", data)
+
+
+def restore_newest(folder: pathlib.Path) -> dict[str, Any] | None:
+  """The newest checkpoint that is whole; None where there has never been one.
+
+  Raises:
+    UserError: there are checkpoints, and all of them are damaged.
+  """
+  paths = saved(folder)
+  for path in paths:
+    try:
+      return read(path)
+    except Damaged as error:
+      logging.warning("%s; trying the one before it", error)
+  if paths:
+    raise UserError(
+      f"{folder}: all {len(paths)} checkpoints are damaged; restore one, or choose "
+      "another --workdir to start again"
+    )
+  return None
+
+
+def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
+  """The `best` or the `last` checkpoint.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  if which == "last":
+    content = restore_newest(folder)
+    if content is None:
+      raise UserError(f"{folder}: no checkpoint here; train first, or check --workdir")
+    return content
+  try:
+    return read(folder / "best.ckpt")
+  except Damaged as error:
+    raise UserError(f"{error}; --checkpoint=last may still be there") from None

@@ -1,0 +1,332 @@
+"""Every number of a run: what it is called, what it means, what it may be.
+
+A config file is Python with a `get_config()` that returns a `Config`; a run
+directory's `config.json` is the same thing written out, and is taken in its
+place. Nothing here imports JAX, so a mistake is answered at once.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import sys
+from typing import Any
+
+from cifar_flax import data, registry
+from cifar_flax.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float64")
+OPTIMIZERS = ("keras_adam", "adam", "sgd")
+SCHEDULES = ("constant", "staircase", "cosine", "one_cycle")
+
+
+def key(default: Any, meaning: str, *, low=None, high=None, below=None, choices=None):
+  """A config key: its default, its meaning, and `low <= value <= high`, `< below`."""
+  limits = {"low": low, "high": high, "below": below, "choices": choices}
+  metadata = {"meaning": meaning, **limits}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(slots=True)
+class Data:
+  """Which images, from where, and which of them train and evaluate."""
+
+  dataset: str = key("cifar10", "name of the data set", choices=data.NAMES)
+  data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
+  archive: str = key("", "official CIFAR-10 tar.gz to prepare from; '' downloads it")
+  train_split: str = key("train", "TFDS split string of the training images")
+  eval_split: str = key("test", "TFDS split string evaluated after every epoch")
+
+
+@dataclasses.dataclass(slots=True)
+class Augmentation:
+  """What happens to a training image, on the device; 0 and False switch it off."""
+
+  zoom: float = key(0.0, "each axis scaled by U[1-zoom, 1+zoom]", low=0.0, below=1.0)
+  zoom_center: float = key(16.5, "pixel the zoom leaves in place", low=0.0, high=31.0)
+  flip: bool = key(False, "mirrored left to right with probability 1/2")
+  crop_padding: int = key(0, "zeros padded before a random crop", low=0, high=16)
+  cutout: int = key(0, "side of the square set to zero, pixels", low=0, high=32)
+
+
+@dataclasses.dataclass(slots=True)
+class Model:
+  """Which network, in which arithmetic."""
+
+  name: str = key("net6a", "network", choices=registry.NETWORKS)
+  convolution: str = key("plain", "type in every slot of the network `uniform`",
+                         choices=registry.CONVOLUTIONS)  # fmt: skip
+  dtype: str = key("float32", "type of activations; bfloat16 keeps float32 parameters",
+                   choices=DTYPES)  # fmt: skip
+  ops: str = key("fast", "this project's operations or plain XLA",
+                 choices=("fast", "lax"))  # fmt: skip
+  dropout_rate: float = key(0.0, "dropout after convolutions", low=0.0, below=1.0)
+  dense_dropout_rate: float = key(0.0, "dropout after Dense", low=0.0, below=1.0)
+  batch_norm_momentum: float = key(0.99, "of the moving averages", low=0.0, below=1.0)
+  batch_norm_epsilon: float = key(1e-3, "added to the variance", low=0.0, high=1.0)
+
+
+@dataclasses.dataclass(slots=True)
+class Optimizer:
+  """How a gradient becomes an update."""
+
+  name: str = key("keras_adam", "Adam as Keras or Optax writes it, or SGD",
+                  choices=OPTIMIZERS)  # fmt: skip
+  b1: float = key(0.9, "Adam's decay of the mean gradient", low=0.0, below=1.0)
+  b2: float = key(0.999, "Adam's decay of the mean square", low=0.0, below=1.0)
+  epsilon: float = key(1e-7, "Adam's addition to the root", low=0.0, high=1.0)
+  momentum: float = key(0.9, "SGD's momentum", low=0.0, below=1.0)
+  nesterov: bool = key(True, "SGD with Nesterov's momentum")
+  weight_decay: float = key(0.0, "times the learning rate; not BatchNorm, not biases",
+                            low=0.0, high=1.0)  # fmt: skip
+
+
+@dataclasses.dataclass(slots=True)
+class Schedule:
+  """The learning rate over a run."""
+
+  name: str = key("constant", "its shape", choices=SCHEDULES)
+  learning_rate: float = key(0.001, "the first or the highest one", low=0.0, high=100.0)
+  decay_rate: float = key(0.9, "staircase: factor of a stair", low=0.0, high=1.0)
+  epochs_per_decay: int = key(2, "staircase: epochs from stair to stair", low=1)
+  minimum: float = key(0.0, "staircase, cosine: never below this", low=0.0, high=100.0)
+  warmup_epochs: float = key(0.0, "cosine, one_cycle: linear rise, epochs", low=0.0)
+
+
+@dataclasses.dataclass(slots=True)
+class Checkpoint:
+  """What is kept of a run's state."""
+
+  keep: int = key(2, "newest checkpoints kept, beside the best one", low=1)
+  min_seconds: float = key(10.0, "at least this long between two, s", low=0.0)
+
+
+@dataclasses.dataclass(slots=True)
+class Config:
+  """A run. The defaults are what the published networks have in common."""
+
+  name: str = key("", "names the run directory; '' is the config file's name")
+  seed: int = key(0, "of initialisation, order, augmentation, dropout",
+                  low=0, high=2**31 - 1)  # fmt: skip
+  num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
+  batch_size: int = key(128, "images a step, over all devices", low=1)
+  eval_batch_size: int = key(512, "images a forward pass in evaluation", low=1)
+  label_smoothing: float = key(0.0, "weight of the uniform label", low=0.0, below=1.0)
+  ema_decay: float = key(0.0, "moving average of the weights, a step; 0 is none",
+                         low=0.0, below=1.0)  # fmt: skip
+  steps_per_dispatch: int = key(0, "steps a call to the device; 0 is by backend", low=0)
+  data: Data = dataclasses.field(default_factory=Data)
+  augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+  model: Model = dataclasses.field(default_factory=Model)
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  schedule: Schedule = dataclasses.field(default_factory=Schedule)
+  checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+
+def fields(config=None, prefix: str = "") -> dict[str, dataclasses.Field]:
+  """All keys, dotted, in order: `{"seed": Field, "data.dataset": Field, ...}`."""
+  config = Config() if config is None else config
+  found = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name, None)
+    if field.metadata:
+      found[prefix + field.name] = field
+    else:
+      found |= fields(value, f"{prefix}{field.name}.")
+  return found
+
+
+def flatten(config: Config) -> dict[str, Any]:
+  """All values by dotted key."""
+  return {name: _get(config, name) for name in fields()}
+
+
+def help_text() -> str:
+  """One line a key: name, default, meaning and what is allowed."""
+  rows = []
+  for name, field in fields().items():
+    allowed = _allowed(field)
+    rows.append(f"  {name}={field.default!r}\n      {field.metadata['meaning']} ({allowed})")
+  return "\n".join(rows)
+
+
+def _get(config: Any, name: str) -> Any:
+  for part in name.split("."):
+    config = getattr(config, part)
+  return config
+
+
+def _set(config: Any, name: str, value: Any) -> None:
+  *parents, last = name.split(".")
+  setattr(_get(config, ".".join(parents)) if parents else config, last, value)
+
+
+def _allowed(field: dataclasses.Field) -> str:
+  limits = field.metadata
+  if limits["choices"]:
+    return "one of " + ", ".join(limits["choices"])
+  kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+  words = [kind[field.type]]  # type: ignore[index]
+  words += [f">= {limits['low']}"] if limits["low"] is not None else []
+  words += [f"<= {limits['high']}"] if limits["high"] is not None else []
+  words += [f"< {limits['below']}"] if limits["below"] is not None else []
+  return " ".join(words)
+
+
+def nearest(name: str, known) -> str:
+  """'; did you mean 'x'?' for the closest of `known`, or ''."""
+  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  if not close and "." not in name:  # `learning_rate` for `schedule.learning_rate`
+    close = [k for k in known if k.rsplit(".", 1)[-1] == name]
+  return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _refuse(name: str, value: Any, field: dataclasses.Field) -> UserError:
+  choices = field.metadata["choices"]
+  hint = nearest(value, choices) if choices and isinstance(value, str) else ""
+  return UserError(f"config.{name}={value!r}: must be {_allowed(field)}{hint}")
+
+
+def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
+  """`value` in the key's type, or UserError."""
+  limits = field.metadata
+  if field.type is float and type(value) is int:
+    value = float(value)
+  good = type(value) is field.type
+  if good and field.type is float:
+    good = math.isfinite(value)
+  if good and limits["choices"]:
+    good = value in limits["choices"]
+  if good and limits["low"] is not None:
+    good = value >= limits["low"]
+  if good and limits["high"] is not None:
+    good = value <= limits["high"]
+  if good and limits["below"] is not None:
+    good = value < limits["below"]
+  if not good:
+    raise _refuse(name, value, field)
+  return value
+
+
+def _parsed(name: str, text: str, field: dataclasses.Field) -> Any:
+  """A command line's text in the key's type, or UserError."""
+  try:
+    if field.type is bool:
+      return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    return field.type(text)  # type: ignore[operator]
+  except (ValueError, KeyError):
+    raise _refuse(name, text, field) from None
+
+
+def validate(config: Config) -> Config:
+  """Checks every value's type and range, and what two keys say together.
+
+  Raises:
+    UserError: names the key, its value and what is allowed.
+  """
+  for name, field in fields().items():
+    _set(config, name, _checked(name, _get(config, name), field))
+  if config.schedule.warmup_epochs > config.num_epochs:
+    raise UserError(
+      f"config.schedule.warmup_epochs={config.schedule.warmup_epochs}: must be at "
+      f"most num_epochs={config.num_epochs}"
+    )
+  if config.name and (config.name in (".", "..") or os.sep in config.name):
+    raise UserError(f"config.name={config.name!r}: must be a name, not a path")
+  return config
+
+
+def override(config: Config, assignments: dict[str, str]) -> Config:
+  """Sets dotted keys from text, as `--config.KEY=VALUE` gives them.
+
+  Raises:
+    UserError: unknown key (with the nearest one), wrong type or value.
+  """
+  known = fields()
+  for name, text in assignments.items():
+    if name not in known:
+      raise UserError(f"config.{name}={text!r}: no such key{nearest(name, known)}")
+    value = _checked(name, _parsed(name, text, known[name]), known[name])
+    _set(config, name, value)
+  return config
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+  """A config from the flat or nested dictionary that `source` held."""
+  config, known = Config(), fields()
+  flat: dict[str, Any] = {}
+
+  def walk(node: dict[str, Any], prefix: str) -> None:
+    for part, value in node.items():
+      if isinstance(value, dict):
+        walk(value, f"{prefix}{part}.")
+      else:
+        flat[prefix + part] = value
+
+  walk(values, "")
+  for name, value in flat.items():
+    if name not in known:
+      raise UserError(f"{source}: no such key {name!r}{nearest(name, known)}")
+    _set(config, name, _checked(name, value, known[name]))
+  return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+  """Nested plain values: what `config.json` holds."""
+  return dataclasses.asdict(config)
+
+
+def load(path: str) -> Config:
+  """Reads a config file: Python with `get_config()`, or a run's `config.json`.
+
+  Raises:
+    UserError: no such file, not a config, or a value it may not have.
+  """
+  file = pathlib.Path(path)
+  if file.is_dir():
+    raise UserError(f"--config={path!r}: is a folder; name a file such as configs/net6a.py")
+  if not file.is_file():
+    others = [str(p) for p in sorted(file.parent.glob("*.py")) if p.stem != "__init__"]
+    raise UserError(f"--config={path!r}: no such file{nearest(path, others)}")
+  if file.suffix == ".json":
+    config = _load_json(file)
+  elif file.suffix == ".py":
+    config = _load_python(file)
+  else:
+    raise UserError(f"--config={path!r}: must end in .py or .json")
+  config.name = config.name or file.stem
+  return validate(config)
+
+
+def _load_json(file: pathlib.Path) -> Config:
+  try:
+    values = json.loads(file.read_text())
+  except (ValueError, OSError) as error:
+    raise UserError(f"{file}: not readable as JSON: {error}") from None
+  if not isinstance(values, dict):
+    raise UserError(f"{file}: must hold an object of config keys")
+  return from_dict(values, str(file))
+
+
+def _load_python(file: pathlib.Path) -> Config:
+  spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  root = str(file.resolve().parent.parent)  # so that a variant can import its base
+  sys.path.insert(0, root)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config()
+  except Exception as error:
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise UserError(f"--config={str(file)!r}: {what}") from None
+  finally:
+    sys.path.remove(root)
+  if not isinstance(config, Config):
+    raise UserError(
+      f"--config={str(file)!r}: get_config() must return cifar_flax.config.Config"
+    )
+  return config

@@ -1,0 +1,145 @@
+"""Augmentation on the device: every draw is a hash of the example's own number."""
+
+import jax
+import jax.numpy as jnp
+
+from cifar_flax import ops
+from cifar_flax.config import Augmentation
+
+# One stream of draws for each use; any distinct numbers.
+ZOOM_ROWS, ZOOM_COLUMNS, FLIP, CROP_ROW, CROP_COLUMN, CUTOUT_ROW, CUTOUT_COLUMN = range(
+  7
+)
+
+
+def augment(images: jax.Array, noise: jax.Array, config: Augmentation) -> jax.Array:
+  """Zooms, flips, crops and cuts out, in this order, whatever the config asks for.
+
+  Args:
+    images: float [batch, height, width, channels], height = width.
+    noise: uint32 [batch], one number per example and step.
+    config: which of them, and how much.
+
+  Returns:
+    Images of the same shape and type.
+  """
+  if config.zoom:
+    low, high = 1 - config.zoom, 1 + config.zoom
+    images = zoom(
+      images,
+      _uniform(noise, ZOOM_ROWS, low, high),
+      _uniform(noise, ZOOM_COLUMNS, low, high),
+      config.zoom_center,
+    )
+  if config.flip:
+    flipped = _integer(noise, FLIP, 2) == 1
+    images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+  size = images.shape[1]
+  if config.crop_padding:
+    shifts = 2 * config.crop_padding + 1
+    images = shift(
+      images,
+      _integer(noise, CROP_ROW, shifts) - config.crop_padding,
+      _integer(noise, CROP_COLUMN, shifts) - config.crop_padding,
+    )
+  if config.cutout:
+    images = cut_out(
+      images,
+      _integer(noise, CUTOUT_ROW, size),
+      _integer(noise, CUTOUT_COLUMN, size),
+      config.cutout,
+    )
+  return images
+
+
+def zoom(
+  images: jax.Array, rows: jax.Array, columns: jax.Array, center: float
+) -> jax.Array:
+  """Scales each image by its own factors about `center`, bilinearly.
+
+  Output row r shows input row rows * (r - center) + center, clamped to the image,
+  and columns alike, so a factor above 1 shrinks what is seen. The map is diagonal:
+  one two-banded matrix for rows, one for columns, two small products an image and
+  no gather. Same result as scipy.ndimage.affine_transform(order=1, mode="nearest").
+
+  Args:
+    images: [batch, size, size, channels].
+    rows: [batch], scale of the rows.
+    columns: [batch], scale of the columns.
+    center: the point left in place, pixels.
+
+  Returns:
+    Images of the same shape and type.
+  """
+  size = images.shape[1]
+  high = jax.lax.Precision.HIGHEST  # these are pixels, not activations
+  vertical = _interpolation(rows, center, size, images.dtype)
+  horizontal = _interpolation(columns, center, size, images.dtype)
+  images = jnp.einsum("bri,bijc->brjc", vertical, images, precision=high)
+  return jnp.einsum("bkj,brjc->brkc", horizontal, images, precision=high)
+
+
+def _interpolation(scale: jax.Array, center: float, size: int, dtype) -> jax.Array:
+  """[batch, size, size]: row r holds the weights of the inputs that output r shows."""
+  grid = jnp.arange(size, dtype=dtype)
+  source = scale[:, None].astype(dtype) * (grid - center)[None, :] + center
+  source = jnp.clip(source, 0, size - 1)
+  distance = jnp.abs(source[:, :, None] - grid[None, None, :])
+  return jnp.maximum(1 - distance, 0)
+
+
+def shift(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Moves each image by whole pixels, zeros moving in: a random crop of a padded one.
+
+  Args:
+    images: [batch, size, size, channels].
+    rows: int [batch], output row r shows input row r + rows.
+    columns: int [batch], likewise.
+
+  Returns:
+    Images of the same shape and type.
+  """
+  size = images.shape[1]
+  grid = jnp.arange(size)
+
+  def selection(offset):
+    chosen = (grid[None, :] + offset[:, None])[:, :, None] == grid[None, None, :]
+    return chosen.astype(images.dtype)
+
+  high = jax.lax.Precision.HIGHEST
+  images = jnp.einsum("bri,bijc->brjc", selection(rows), images, precision=high)
+  return jnp.einsum("bkj,brjc->brkc", selection(columns), images, precision=high)
+
+
+def cut_out(
+  images: jax.Array, row: jax.Array, column: jax.Array, side: int
+) -> jax.Array:
+  """Sets a square to zero; DeVries and Taylor 2017, "Cutout".
+
+  Args:
+    images: [batch, size, size, channels].
+    row: int [batch], the square's centre, anywhere in the image.
+    column: int [batch], likewise.
+    side: of the square, pixels; what lies outside the image is cut off.
+
+  Returns:
+    Images of the same shape and type.
+  """
+  grid = jnp.arange(images.shape[1])
+
+  def inside(center):
+    first = center[:, None] - side // 2
+    return (grid[None, :] >= first) & (grid[None, :] < first + side)
+
+  square = inside(row)[:, :, None] & inside(column)[:, None, :]
+  return jnp.where(square[..., None], jnp.zeros((), images.dtype), images)
+
+
+def _uniform(noise: jax.Array, stream: int, low: float, high: float) -> jax.Array:
+  return low + (high - low) * ops.uniform(ops.hash_uint32(noise, stream))
+
+
+def _integer(noise: jax.Array, stream: int, limit: int) -> jax.Array:
+  """int32 [batch], uniform on 0, ..., limit - 1 (to within limit / 2^24)."""
+  drawn = ops.uniform(ops.hash_uint32(noise, stream)) * limit
+  return jnp.minimum(drawn.astype(jnp.int32), limit - 1)

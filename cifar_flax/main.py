@@ -1,0 +1,112 @@
+"""The command line: `python -m cifar_flax.main --config configs/net6a.py`."""
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+
+from cifar_flax import config as config_lib
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+
+MODES = ("train", "eval")
+CHECKPOINTS = ("best", "last")
+
+
+class _Parser(argparse.ArgumentParser):
+  """Answers in one line instead of three."""
+
+  def error(self, message: str):
+    raise UserError(f"{message} (--help lists all flags)")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog="python -m cifar_flax.main",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="keys for --config.KEY=VALUE:\n" + config_lib.help_text(),
+    allow_abbrev=False,
+  )
+  parser.add_argument("--config", metavar="FILE", help="a file such as configs/net6a.py")
+  parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
+  parser.add_argument("--mode", default="train", help="train (default) or eval")
+  parser.add_argument(
+    "--checkpoint", default="best", help="which one --mode=eval takes: best or last"
+  )
+  return parser
+
+
+def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+  """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the arguments.
+
+  Returns:
+    The values by key, and the other arguments.
+
+  Raises:
+    UserError: a key without a value.
+  """
+  overrides, others, arguments = {}, [], iter(argv)
+  for argument in arguments:
+    if not argument.startswith("--config."):
+      others.append(argument)
+      continue
+    name, equals, value = argument.removeprefix("--config.").partition("=")
+    if not equals:
+      value = next(arguments, None)
+    if value is None or (not equals and value.startswith("--")):
+      raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE")
+    overrides[name] = value
+  return overrides, others
+
+
+def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
+  """The config, the run directory and the flags that a command line asks for.
+
+  Raises:
+    UserError: one line naming the field, its value and what is allowed.
+  """
+  overrides, others = split_overrides(argv)
+  flags = _parser().parse_args(others)
+  for name, allowed in (("mode", MODES), ("checkpoint", CHECKPOINTS)):
+    value = getattr(flags, name)
+    if value not in allowed:
+      hint = config_lib.nearest(value, allowed)
+      raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
+  if flags.config is None and flags.mode == "eval" and flags.workdir is not None:
+    flags.config = str(pathlib.Path(flags.workdir) / "config.json")
+  if flags.config is None:
+    raise UserError("--config=FILE is missing; for example --config=configs/net6a.py")
+  config = config_lib.load(flags.config)
+  config = config_lib.validate(config_lib.override(config, overrides))
+  workdir = pathlib.Path(flags.workdir or os.path.join("runs", config.name))
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={str(workdir)!r}: is a file; name a folder")
+  return config, workdir, flags
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+  logging.basicConfig(format="%(message)s", level=logging.WARNING)
+  try:
+    config, workdir, flags = parse(sys.argv[1:] if argv is None else argv)
+    if config.model.dtype == "float64":
+      os.environ["JAX_ENABLE_X64"] = "true"
+    from cifar_flax import train  # imports JAX: only for input that is well formed
+
+    if flags.mode == "train":
+      train.train_and_evaluate(config, workdir)
+    else:
+      print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
+    return 0
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+  sys.exit(main())

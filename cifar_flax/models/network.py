@@ -1,0 +1,44 @@
+"""What every network is given: bound once, from the config, in `models.create`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+
+from cifar_flax.convolutions import ModuleDef
+from cifar_flax.models.layers import BatchNormReLU, Dropout
+
+
+class Network(nn.Module, kw_only=True):
+  """Base of the networks.
+
+  Attributes:
+    num_classes: number of logits.
+    conv: makes an `nn.Conv`, with dtype, initialisation and implementation bound.
+    dense: makes an `nn.Dense`, likewise.
+    norm: makes an `nn.BatchNorm`, with momentum, epsilon and axis name bound.
+    convolution: makes a `cifar_flax.convolutions.Convolution`: the type a config
+      chose, for networks that leave it open.
+    max_pool: halves height and width; an odd row or column is dropped.
+    dropout_rate: after convolutions.
+    dense_dropout_rate: after Dense layers.
+  """
+
+  num_classes: int
+  conv: ModuleDef
+  dense: ModuleDef
+  norm: ModuleDef
+  convolution: ModuleDef
+  max_pool: Callable
+  dropout_rate: float
+  dense_dropout_rate: float
+
+  def batch_norm_relu(self, train: bool) -> ModuleDef:
+    """Makes `BatchNormReLU`: batch statistics in training, moving averages otherwise."""
+    norm = partial(self.norm, use_running_average=not train)
+    return partial(BatchNormReLU, norm=norm)
+
+  def dropout(self, noise, rate: float | None = None) -> Callable:
+    """Returns a function that drops values of its argument; see `Dropout`."""
+    rate = self.dropout_rate if rate is None else rate
+    return lambda x: Dropout(rate)(x, noise)

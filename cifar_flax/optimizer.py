@@ -1,0 +1,138 @@
+"""Learning-rate schedules and optimizers, from a config: Optax, and Keras' Adam."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cifar_flax.config import Config
+
+
+def keras_staircase(
+  learning_rate: float,
+  decay_rate: float,
+  epochs_per_decay: int,
+  minimum: float,
+  num_epochs: int,
+) -> np.ndarray:
+  """The learning rate of each epoch, as the published callback set it.
+
+  At the beginning of epoch 1 + k * epochs_per_decay, k >= 1, the rate becomes
+  round(max(decay_rate * float32(rate), minimum), 10), at any other epoch
+  round(float32(rate), 10): Keras keeps the rate in a float32 variable that the
+  callback reads and sets each time.
+
+  Returns:
+    float64 [num_epochs].
+  """
+  rate, rates = learning_rate, []
+  for epoch in range(num_epochs):
+    rate = float(np.float32(rate))
+    if epoch > 0 and epoch % epochs_per_decay == 0:
+      rate = max(decay_rate * rate, minimum)
+    rate = round(rate, 10)
+    rates.append(rate)
+  return np.asarray(rates)
+
+
+def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+  """The learning rate as a function of the number of updates made.
+
+  `constant`, `staircase` (`keras_staircase`), `cosine` (linear warm-up, then half a
+  cosine down to `minimum`) or `one_cycle` (linear from a 25th up to the highest
+  rate in `warmup_epochs`, then linear down to a 10,000th of the first one).
+  """
+  schedule = config.schedule
+  peak, steps = schedule.learning_rate, config.num_epochs * steps_per_epoch
+  warmup = round(schedule.warmup_epochs * steps_per_epoch)
+  if schedule.name == "constant":
+    return optax.constant_schedule(peak)
+  if schedule.name == "staircase":
+    rates = keras_staircase(
+      peak,
+      schedule.decay_rate,
+      schedule.epochs_per_decay,
+      schedule.minimum,
+      config.num_epochs,
+    )
+    table = jnp.asarray(rates, jnp.float32)
+    return lambda step: table[jnp.minimum(step // steps_per_epoch, len(rates) - 1)]
+  if schedule.name == "cosine":
+    start = 0.0 if warmup else peak
+    return optax.warmup_cosine_decay_schedule(
+      start, peak, warmup, steps, end_value=min(schedule.minimum, peak)
+    )
+  assert schedule.name == "one_cycle", schedule.name
+  low = peak / 25
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(low, peak, max(warmup, 1)),
+      optax.linear_schedule(peak, low / 1e4, max(steps - warmup, 1)),
+    ],
+    [warmup],
+  )
+
+
+class KerasAdamState(NamedTuple):
+  """Number of updates made, and the moving averages of gradient and square."""
+
+  count: jax.Array
+  mu: optax.Updates
+  nu: optax.Updates
+
+
+def scale_by_keras_adam(
+  b1: float, b2: float, epsilon: float
+) -> optax.GradientTransformation:
+  """Adam with epsilon outside the bias correction, as Keras writes it.
+
+  sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon); Kingma and Ba 2015, the
+  remark at the end of section 2. Optax adds epsilon after the correction of v,
+  which makes it larger by 1 / sqrt(1 - b2^t): 31.6 times at the first update.
+  """
+
+  def init(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return KerasAdamState(jnp.zeros([], jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
+
+  def update(updates, state, params=None):
+    del params
+    count = optax.safe_increment(state.count)
+    mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+    nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+
+    def scaled(m, v):
+      t = count.astype(m.dtype)
+      correction = jnp.sqrt(1 - b2**t) / (1 - b1**t)
+      return correction * m / (jnp.sqrt(v) + epsilon)
+
+    return jax.tree.map(scaled, mu, nu), KerasAdamState(count, mu, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def decayed(params):
+  """Which parameters weight decay takes hold of: kernels, no bias, no BatchNorm."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "kernel", params
+  )
+
+
+def create_optimizer(
+  config: Config, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """`keras_adam`, `adam` or `sgd`; weight decay is decoupled (AdamW's, SGDW's)."""
+  optimizer = config.optimizer
+  if optimizer.name == "keras_adam":
+    scale = scale_by_keras_adam(optimizer.b1, optimizer.b2, optimizer.epsilon)
+  elif optimizer.name == "adam":
+    scale = optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.epsilon)
+  else:
+    assert optimizer.name == "sgd", optimizer.name
+    scale = optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)
+  steps = [scale]
+  if optimizer.weight_decay > 0:
+    steps.append(optax.add_decayed_weights(optimizer.weight_decay, mask=decayed))
+  return optax.chain(*steps, optax.scale_by_learning_rate(schedule))

@@ -1,0 +1,165 @@
+"""What a run leaves behind and comes back to: snapshots, and the facts of a summary."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import serialization
+
+from cifar_flax import checkpoints
+from cifar_flax import config as config_lib
+from cifar_flax.config import Config
+from cifar_flax.data import datasets
+from cifar_flax.errors import UserError
+
+# What may differ when a run goes on: none of it changes what is computed.
+FREE_KEYS = (
+  "name",
+  "eval_batch_size",
+  "steps_per_dispatch",
+  "data.data_dir",
+  "data.archive",
+  "checkpoint.keep",
+  "checkpoint.min_seconds",
+)
+# What may also differ when a finished run is evaluated.
+EVALUATION_KEYS = ("data.eval_split", "model.dtype", "model.ops")
+# Schedules whose rate at a step does not depend on the number of epochs.
+OPEN_ENDED_SCHEDULES = ("constant", "staircase")
+
+
+def snapshot(
+  state: Any, config: Config, info: datasets.Info, history: list[dict[str, Any]]
+) -> bytes:
+  """A checkpoint file's bytes: the state, and what it belongs to."""
+  run = {
+    "config": config_lib.to_dict(config),
+    "fingerprint": info.fingerprint,
+    "history": history,
+  }
+  state = serialization.to_state_dict(jax.device_get(state))
+  return checkpoints.encode({"state": state, "run": json.dumps(run)})
+
+
+def history_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+  """The rows of `metrics.jsonl` up to a checkpoint."""
+  return json.loads(content["run"])["history"]
+
+
+def resume(
+  content: dict[str, Any],
+  config: Config,
+  info: datasets.Info,
+  state: Any,
+  free_keys: Sequence[str] = FREE_KEYS,
+) -> Any:
+  """The state in a checkpoint, if it is this run's.
+
+  Args:
+    content: of the checkpoint file.
+    config: of the run that wants to go on.
+    info: of its data.
+    state: of the same structure and shapes.
+    free_keys: of the config, that may differ.
+
+  Raises:
+    UserError: the checkpoint's config or data would make it another run.
+  """
+  run = json.loads(content["run"])
+  free = set(free_keys)
+  if config.schedule.name in OPEN_ENDED_SCHEDULES:
+    free.add("num_epochs")
+  before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
+  for name, now in config_lib.flatten(config).items():
+    if name not in free and before[name] != now:
+      raise UserError(
+        f"config.{name}={now!r}: this run directory was trained with "
+        f"{before[name]!r}; keep that, or choose another --workdir"
+      )
+  if run["fingerprint"] != info.fingerprint:
+    raise UserError(
+      f"config.data.data_dir={config.data.data_dir!r}: holds other data "
+      f"({info.fingerprint[:12]}) than this run was trained on "
+      f"({run['fingerprint'][:12]}); restore them, or choose another --workdir"
+    )
+  return serialization.from_state_dict(state, content["state"])
+
+
+def hardware(devices: Sequence[jax.Device]) -> str:
+  """The devices in words, such as "1 x NVIDIA H100" or a processor's name and cores."""
+  if devices[0].platform != "cpu":
+    return f"{len(devices)} x {devices[0].device_kind}"
+  model = platform.processor() or platform.machine()
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.exists():
+    names = [
+      line.partition(":")[2].strip()
+      for line in cpuinfo.read_text().splitlines()
+      if line.startswith("model name")
+    ]
+    model = names[0] if names else model
+  return f"{len(devices)} x cpu ({model}, {len(os.sched_getaffinity(0))} cores)"
+
+
+def versions() -> dict[str, str]:
+  """Versions of what computes the numbers."""
+  packages = ("cifar_flax", "jax", "jaxlib", "flax", "optax", "numpy")
+  packages += ("tensorflow-datasets",)
+  found = {"python": platform.python_version()}
+  for package in packages:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      found[package] = "not installed"
+  return found
+
+
+def summary(
+  config: Config,
+  dataset: datasets.Dataset,
+  history: list[dict[str, Any]],
+  parameters: tuple[int, int],
+  devices: Sequence[jax.Device],
+) -> dict[str, Any]:
+  """`summary.json`: what was trained, on what, and how it went.
+
+  Args:
+    config: of the run.
+    dataset: its data.
+    history: the rows of `metrics.jsonl`.
+    parameters: total number, and the trainable ones among them.
+    devices: that it ran on.
+  """
+  best = max(history, key=lambda row: row["eval_accuracy"])
+  return {
+    "name": config.name,
+    "network": config.model.name,
+    "parameters": parameters[0],
+    "trainable_parameters": parameters[1],
+    "num_epochs": len(history),
+    "seed": config.seed,
+    "final_eval_accuracy": history[-1]["eval_accuracy"],
+    "best_eval_accuracy": best["eval_accuracy"],
+    "best_epoch": best["epoch"],
+    "final_train_accuracy": history[-1]["train_accuracy"],
+    "max_train_accuracy": max(row["train_accuracy"] for row in history),
+    "seconds": sum(row["seconds"] for row in history),
+    "device": hardware(devices),
+    "device_count": len(devices),
+    "versions": versions(),
+    "data": {
+      "name": dataset.info.name,
+      "version": dataset.info.version,
+      "download_size": dataset.info.download_size,
+      "fingerprint": dataset.info.fingerprint,
+      "train_split": config.data.train_split,
+      "eval_split": config.data.eval_split,
+      "train_examples": len(dataset.train.labels),
+      "eval_examples": len(dataset.eval.labels),
+    },
+  }

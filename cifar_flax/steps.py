@@ -1,0 +1,223 @@
+"""The training step, and many of them in one call to the devices.
+
+One call to the devices is many steps: `jax.pmap` around a loop over the steps, with
+the images resident. The state is the same on every device and is donated; the one
+mapped argument is which images each device takes.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+
+from cifar_flax import models, ops, optimizer
+from cifar_flax.config import Config
+from cifar_flax.data import augmentation
+
+AXIS = "devices"
+
+
+@flax.struct.dataclass
+class Metrics(clu_metrics.Collection):
+  """Means over the images seen."""
+
+  loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
+  accuracy: clu_metrics.Average.from_output("correct")  # type: ignore[valid-type]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a step changes; with the config, all that a run is.
+
+  Attributes:
+    step: updates made, int32.
+    params: the network's parameters.
+    batch_stats: BatchNorm's moving averages.
+    opt_state: the optimizer's state.
+    ema: moving averages of `params` and `batch_stats`, or {} without them.
+    metrics: sums over the epoch so far.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: optax.OptState
+  ema: Any
+  metrics: Metrics
+
+
+def create_state(
+  config: Config,
+  network: models.Network,
+  tx: optax.GradientTransformation,
+  image_shape: tuple[int, ...],
+) -> TrainState:
+  """The state before the first step, a function of `config.seed`."""
+  images = jnp.zeros((1, *image_shape), config.model.dtype)
+  init = jax.jit(functools.partial(network.init, train=False))
+  variables = init(jax.random.key(config.seed), images)
+  params, batch_stats = variables["params"], variables.get("batch_stats", {})
+  ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else {}
+  return TrainState(
+    step=jnp.zeros([], jnp.int32),
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=tx.init(params),
+    ema=ema,
+    metrics=Metrics.empty(),
+  )
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+  """Cross-entropy of each example, [batch], in at least float32.
+
+  Args:
+    logits: [batch, classes].
+    labels: int [batch].
+    smoothing: weight of the uniform label.
+  """
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(targets, smoothing) if smoothing else targets
+  )
+
+
+def _metrics(logits, labels, losses, mask=None) -> Metrics:
+  """Sums over all devices; `mask` [batch] is 0 for what does not count."""
+  values = {
+    "loss": losses.astype(jnp.float32),
+    "correct": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
+  }
+  return jax.lax.psum(Metrics.single_from_model_output(**values, mask=mask), AXIS)
+
+
+def make_train_step(
+  config: Config,
+  network: models.Network,
+  tx: optax.GradientTransformation,
+  steps_per_epoch: int,
+) -> Callable:
+  """Returns `train_step(state, images, labels, indices) -> state` for one device."""
+
+  def train_step(state: TrainState, images, labels, indices) -> TrainState:
+    noise = ops.hash_uint32(config.seed, state.step.astype(jnp.uint32), indices)
+    x = images[indices].astype(config.model.dtype) / 255
+    x = augmentation.augment(x, noise, config.augmentation)
+    y = labels[indices]
+
+    def loss_fn(params):
+      logits, updated = network.apply(
+        {"params": params, "batch_stats": state.batch_stats},
+        x,
+        train=True,
+        noise=noise,
+        mutable=["batch_stats"],
+      )
+      losses = cross_entropy(logits, y, config.label_smoothing)
+      return losses.mean(), (logits, losses, updated.get("batch_stats", {}))
+
+    grads, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(
+      jax.lax.pmean(grads, AXIS), state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if config.ema_decay:
+      new = {"params": params, "batch_stats": batch_stats}
+      ema = optax.incremental_update(new, ema, 1 - config.ema_decay)
+    new_epoch = state.step % steps_per_epoch == 0
+    sums = jax.tree.map(lambda m: jnp.where(new_epoch, 0, m), state.metrics)
+    return TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      ema=ema,
+      metrics=sums.merge(_metrics(logits, y, losses)),
+    )
+
+  return train_step
+
+
+def make_eval_step(config: Config, network: models.Network) -> Callable:
+  """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`."""
+
+  def eval_step(variables, images, labels, indices, mask) -> Metrics:
+    x = images[indices].astype(config.model.dtype) / 255
+    y = labels[indices]
+    logits = network.apply(variables, x, train=False)
+    return _metrics(logits, y, cross_entropy(logits, y, 0.0), mask)
+
+  return eval_step
+
+
+def map_over_devices(
+  function: Callable, devices: Sequence[jax.Device], num_mapped: int, donate=()
+) -> Callable:
+  """`jax.pmap`, its last `num_mapped` arguments split over devices, the others not."""
+  num_replicated = len(inspect.signature(function).parameters) - num_mapped
+  return jax.pmap(
+    function,
+    axis_name=AXIS,
+    in_axes=(None,) * num_replicated + (0,) * num_mapped,
+    out_axes=None,
+    devices=devices,
+    donate_argnums=donate,
+  )
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+  """Puts the same arrays on every device, as `map_over_devices` returns them."""
+  mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+  return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
+
+
+class Program:
+  """What a config makes of the devices: the network, the optimizer, two functions.
+
+  Attributes:
+    network, tx, schedule: from the config.
+    steps_per_epoch: updates an epoch.
+    train_steps: (state, images, labels, num_steps, indices) -> state, donating it;
+      indices [devices, steps, batch per device], of which `num_steps` steps are made.
+      The number is an argument of one compiled loop, so that cutting an epoch
+      differently compiles nothing again and changes no bit.
+    eval_steps: (variables, images, labels, num_steps, indices, mask) -> Metrics.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    devices: Sequence[jax.Device],
+    num_classes: int,
+    num_examples: int,
+  ):
+    self.network = models.create(config.model, num_classes, AXIS)
+    self.steps_per_epoch = num_examples // config.batch_size
+    self.schedule = optimizer.create_schedule(config, self.steps_per_epoch)
+    self.tx = optimizer.create_optimizer(config, self.schedule)
+    train_step = make_train_step(config, self.network, self.tx, self.steps_per_epoch)
+    eval_step = make_eval_step(config, self.network)
+
+    def train_steps(state, images, labels, num_steps, indices):
+      def body(i, state):
+        return train_step(state, images, labels, indices[i])
+
+      return jax.lax.fori_loop(0, num_steps, body, state)
+
+    def eval_steps(variables, images, labels, num_steps, indices, mask):
+      def body(i, sums):
+        return sums.merge(eval_step(variables, images, labels, indices[i], mask[i]))
+
+      return jax.lax.fori_loop(0, num_steps, body, Metrics.empty())
+
+    self.train_steps = map_over_devices(train_steps, devices, 1, donate=0)
+    self.eval_steps = map_over_devices(eval_steps, devices, 2)

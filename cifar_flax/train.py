@@ -1,0 +1,297 @@
+"""The recipe: load, build, go on where the run stopped, train, evaluate, save."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cifar_flax import checkpoints, observers, run_directory, steps
+from cifar_flax.config import Config
+from cifar_flax.data import batches, datasets
+from cifar_flax.errors import UserError
+
+# Steps in one call to the device where the config leaves it open: a few on a CPU,
+# where a step takes a large part of a second, an epoch elsewhere.
+STEPS_PER_DISPATCH = {"cpu": 4}
+
+
+class Trainer:
+  """A run in memory.
+
+  Attributes:
+    config: of the run.
+    devices: all there are, over all processes.
+    dataset: images and labels, on the host.
+    program: the network and its compiled steps.
+    state: on every device alike.
+    history: a row for each finished epoch, as in `metrics.jsonl`.
+  """
+
+  def __init__(self, config: Config):
+    """Loads the data and makes the state before the first step.
+
+    Raises:
+      UserError: the batch fits neither the devices nor the data, or no data.
+    """
+    self.config = config
+    self.devices = jax.devices()
+    check_batch(config.batch_size, len(self.devices))
+    self.dataset = datasets.load(config.data)
+    num_examples = len(self.dataset.train.labels)
+    if num_examples < config.batch_size:
+      raise UserError(
+        f"config.batch_size={config.batch_size}: must be at most the {num_examples} "
+        f"images of config.data.train_split={config.data.train_split!r}"
+      )
+    num_classes = len(self.dataset.info.class_names)
+    self.program = steps.Program(config, self.devices, num_classes, num_examples)
+    image_shape = self.dataset.train.images.shape[1:]
+    self.state = steps.create_state(
+      config, self.program.network, self.program.tx, image_shape
+    )
+    self.history: list[dict[str, Any]] = []
+    self._train, self._eval = (
+      steps.replicate((split.images, split.labels), self.devices)
+      for split in (self.dataset.train, self.dataset.eval)
+    )
+
+  def restore(
+    self,
+    content: dict[str, Any] | None,
+    free_keys: Sequence[str] = run_directory.FREE_KEYS,
+  ) -> None:
+    """Takes the state and history of a checkpoint, if there is one, to the devices.
+
+    Args:
+      content: of the checkpoint file.
+      free_keys: of the config, that may differ from the checkpoint's.
+
+    Raises:
+      UserError: it belongs to another run.
+    """
+    if content is not None:
+      info = self.dataset.info
+      self.state = run_directory.resume(
+        content, self.config, info, self.state, free_keys
+      )
+      self.history = run_directory.history_of(content)
+    self.state = steps.replicate(self.state, self.devices)
+
+  def snapshot(self) -> bytes:
+    """The bytes of a checkpoint file."""
+    return run_directory.snapshot(
+      self.state, self.config, self.dataset.info, self.history
+    )
+
+  def parameters(self) -> tuple[int, int]:
+    """Number of parameters, as Keras counts: in total (moving averages too), trainable."""
+    trainable, averages = (
+      sum(leaf.size for leaf in jax.tree.leaves(tree))
+      for tree in (self.state.params, self.state.batch_stats)
+    )
+    return trainable + averages, trainable
+
+  def train_epoch(self, progress: Callable[[int], None]) -> dict[str, float]:
+    """Makes the updates that are left of an epoch.
+
+    Args:
+      progress: called after every dispatch with the steps made in this epoch.
+
+    Returns:
+      Mean loss and accuracy of the epoch's batches, as they were trained on.
+    """
+    program, config = self.program, self.config
+    epoch, made = divmod(int(self.state.step), program.steps_per_epoch)
+    images, labels = self._train
+    indices = batches.train_indices(
+      config.seed, epoch, len(labels), config.batch_size, len(self.devices)
+    )
+    size = config.steps_per_dispatch or STEPS_PER_DISPATCH.get(
+      self.devices[0].platform, program.steps_per_epoch
+    )
+    for count, piece in dispatches(self._mine(indices), size, made):
+      self.state = program.train_steps(self.state, images, labels, count, piece)
+      made += int(count)
+      progress(made)
+    return self.metrics()
+
+  def metrics(self) -> dict[str, float]:
+    """Mean loss and accuracy of the epoch so far."""
+    return {k: float(v) for k, v in self.state.metrics.compute().items()}
+
+  def evaluate(self) -> dict[str, float]:
+    """Loss and accuracy on the evaluation split, every image counted once."""
+    images, labels = self._eval
+    size = min(self.config.eval_batch_size, len(labels))
+    indices, mask = map(
+      self._mine, batches.eval_indices(len(labels), size, len(self.devices))
+    )
+    variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+    sums = self.program.eval_steps(
+      self.state.ema or variables,
+      images,
+      labels,
+      np.int32(indices.shape[1]),
+      indices,
+      mask,
+    )
+    return {k: float(v) for k, v in sums.compute().items()}
+
+  def _mine(self, per_device: np.ndarray) -> np.ndarray:
+    """The rows of a [devices, ...] array that belong to this process's devices."""
+    mine = [d.process_index == jax.process_index() for d in self.devices]
+    return per_device[np.asarray(mine)]
+
+
+def check_batch(batch_size: int, num_devices: int) -> None:
+  """Raises UserError if the devices can't share a batch equally."""
+  if batch_size % num_devices:
+    near = max(1, round(batch_size / num_devices)) * num_devices
+    raise UserError(
+      f"config.batch_size={batch_size}: must be divisible by the {num_devices} "
+      f"devices; {near} is"
+    )
+
+
+def dispatches(
+  indices: np.ndarray, size: int, first: int
+) -> Iterator[tuple[np.int32, np.ndarray]]:
+  """Cuts [devices, steps, batch] into pieces of `size` steps, the last one padded.
+
+  Yields:
+    The number of steps that count, and [devices, size, batch].
+  """
+  num_steps = indices.shape[1]
+  size = min(size, num_steps)
+  for start in range(first, num_steps, size):
+    piece = indices[:, start : start + size]
+    count = piece.shape[1]
+    yield np.int32(count), np.pad(piece, [(0, 0), (0, size - count), (0, 0)])
+
+
+def run_epoch(
+  trainer: Trainer, watchers: Sequence[observers.Observer]
+) -> dict[str, Any]:
+  """Trains to the end of an epoch and evaluates; returns its row of `metrics.jsonl`."""
+  program, started = trainer.program, time.monotonic()
+  epoch = len(trainer.history) + 1
+  first = int(trainer.state.step) % program.steps_per_epoch
+
+  def images_per_second(made: int) -> float:
+    seconds = time.monotonic() - started
+    return (made - first) * trainer.config.batch_size / seconds
+
+  def progress(made: int) -> None:
+    if watchers:
+      report = observers.Progress(
+        phase="train",
+        epoch=epoch,
+        step=made,
+        steps=program.steps_per_epoch,
+        images_per_second=images_per_second(made),
+        **trainer.metrics(),
+      )
+      for watcher in watchers:
+        watcher.progress(report)
+
+  trained = trainer.train_epoch(progress)
+  speed = images_per_second(program.steps_per_epoch)
+  evaluated = trainer.evaluate()
+  step = int(trainer.state.step)
+  return {
+    "epoch": epoch,
+    "step": step,
+    "lr": float(program.schedule(step - 1)),
+    "train_loss": trained["loss"],
+    "train_accuracy": trained["accuracy"],
+    "eval_loss": evaluated["loss"],
+    "eval_accuracy": evaluated["accuracy"],
+    "images_per_second": round(speed, 1),
+    "seconds": round(time.monotonic() - started, 3),
+  }
+
+
+def train_and_evaluate(
+  config: Config,
+  workdir: pathlib.Path,
+  watchers: Sequence[observers.Observer] | None = None,
+) -> dict[str, Any]:
+  """Trains as the config says, or goes on where the run in `workdir` stopped.
+
+  Args:
+    config: of the run.
+    workdir: its run directory; made if absent.
+    watchers: told of everything; `observers.create()` by default.
+
+  Returns:
+    The summary, as in `summary.json`.
+
+  Raises:
+    UserError: data, devices, config and run directory do not fit together.
+  """
+  trainer = Trainer(config)
+  folder = workdir / "checkpoints"
+  trainer.restore(checkpoints.restore_newest(folder))
+  total, trainable = trainer.parameters()
+  writes = jax.process_index() == 0
+  watchers = list(observers.create() if watchers is None else watchers) * writes
+  last_save = -config.checkpoint.min_seconds
+  with contextlib.ExitStack() as stack:
+    run = observers.Run(
+      config=config,
+      workdir=workdir,
+      history=tuple(trainer.history),
+      steps_per_epoch=trainer.program.steps_per_epoch,
+      parameters=total,
+    )
+    for watcher in watchers:
+      stack.callback(watcher.close)
+      watcher.start(run)
+
+    while len(trainer.history) < config.num_epochs:
+      row = run_epoch(trainer, watchers)
+      best = max((r["eval_accuracy"] for r in trainer.history), default=-1.0)
+      trainer.history.append(row)
+      improved = row["eval_accuracy"] > best
+      due = time.monotonic() - last_save >= config.checkpoint.min_seconds
+      due = due or len(trainer.history) == config.num_epochs
+      if writes and (improved or due):
+        data = trainer.snapshot()
+        if improved:
+          checkpoints.save_best(folder, data)
+        if due:
+          checkpoints.save(folder, row["step"], data, config.checkpoint.keep)
+          last_save = time.monotonic()
+      for watcher in watchers:
+        watcher.epoch(row)
+
+    summary = run_directory.summary(
+      config, trainer.dataset, trainer.history, (total, trainable), trainer.devices
+    )
+    for watcher in watchers:
+      watcher.finish(summary)
+  return summary
+
+
+def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> str:
+  """Evaluates the `best` or the `last` checkpoint of a run.
+
+  Returns:
+    A line with the checkpoint's epoch, the split, loss and accuracy.
+
+  Raises:
+    UserError: no such checkpoint, or it belongs to another config or other data.
+  """
+  content = checkpoints.restore(workdir / "checkpoints", which)
+  trainer = Trainer(config)
+  trainer.restore(content, run_directory.FREE_KEYS + run_directory.EVALUATION_KEYS)
+  result = trainer.evaluate()
+  return (
+    f"{which} checkpoint of {workdir}, epoch {len(trainer.history)}: "
+    f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} on the "
+    f"{len(trainer.dataset.eval.labels)} images of {config.data.eval_split!r}"
+  )

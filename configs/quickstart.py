@@ -1,0 +1,22 @@
+"""A small network on images that the project draws itself: minutes on a laptop.
+
+make quickstart
+"""
+
+from cifar_flax.config import Config
+
+
+def get_config() -> Config:
+  """`uniform` with depthwise separable convolutions on shapes10."""
+  config = Config()
+  config.num_epochs = 8
+  config.data.dataset = "shapes10"
+  config.model.name = "uniform"
+  config.model.convolution = "depthwise_separable"
+  config.model.dropout_rate = 0.05
+  config.model.batch_norm_momentum = 0.9
+  config.augmentation.flip = True
+  config.schedule.name = "one_cycle"
+  config.schedule.learning_rate = 0.01
+  config.schedule.warmup_epochs = 2.0
+  return config
