@@ -95,7 +95,7 @@ def scale_by_keras_adam(
 
   def init(params):
     zeros = jax.tree.map(jnp.zeros_like, params)
-    return KerasAdamState(jnp.zeros([], jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
+    return KerasAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
 
   def update(updates, state, params=None):
     del params

@@ -88,7 +88,7 @@ class Trainer:
     )
 
   def parameters(self) -> tuple[int, int]:
-    """Number of parameters, as Keras counts: in total (moving averages too), trainable."""
+    """Number of parameters: in total, moving averages included; trainable."""
     trainable, averages = (
       sum(leaf.size for leaf in jax.tree.leaves(tree))
       for tree in (self.state.params, self.state.batch_stats)

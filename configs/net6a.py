@@ -1,4 +1,4 @@
-"""`net6a` as its author wrote it up: with the staircase; 294,112 parameters, 100 epochs.
+"""`net6a` as written up, with the staircase: 294,112 parameters, 100 epochs.
 
 make train CONFIG=configs/net6a.py
 

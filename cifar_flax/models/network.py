@@ -34,7 +34,7 @@ class Network(nn.Module, kw_only=True):
   dense_dropout_rate: float
 
   def batch_norm_relu(self, train: bool) -> ModuleDef:
-    """Makes `BatchNormReLU`: batch statistics in training, moving averages otherwise."""
+    """Makes `BatchNormReLU`; in training with the statistics of the batch."""
     norm = partial(self.norm, use_running_average=not train)
     return partial(BatchNormReLU, norm=norm)
 
