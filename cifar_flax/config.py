@@ -149,7 +149,9 @@ def help_text() -> str:
   rows = []
   for name, field in fields().items():
     allowed = _allowed(field)
-    rows.append(f"  {name}={field.default!r}\n      {field.metadata['meaning']} ({allowed})")
+    rows.append(
+      f"  {name}={field.default!r}\n      {field.metadata['meaning']} ({allowed})"
+    )
   return "\n".join(rows)
 
 
@@ -287,7 +289,9 @@ def load(path: str) -> Config:
   """
   file = pathlib.Path(path)
   if file.is_dir():
-    raise UserError(f"--config={path!r}: is a folder; name a file such as configs/net6a.py")
+    raise UserError(
+      f"--config={path!r}: is a folder; name a file such as configs/net6a.py"
+    )
   if not file.is_file():
     others = [str(p) for p in sorted(file.parent.glob("*.py")) if p.stem != "__init__"]
     raise UserError(f"--config={path!r}: no such file{nearest(path, others)}")

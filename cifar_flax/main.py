@@ -29,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     epilog="keys for --config.KEY=VALUE:\n" + config_lib.help_text(),
     allow_abbrev=False,
   )
-  parser.add_argument("--config", metavar="FILE", help="a file such as configs/net6a.py")
+  parser.add_argument(
+    "--config", metavar="FILE", help="a file such as configs/net6a.py"
+  )
   parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
   parser.add_argument("--mode", default="train", help="train (default) or eval")
   parser.add_argument(
