@@ -1,0 +1,266 @@
+"""What watches a run: terminal, metrics.jsonl, TensorBoard, pictures, summary.
+
+Observers are told what happened and return nothing, so they cannot change a run. All
+files but TensorBoard's are replaced whole. The checkpoints are the truth about a run:
+on resuming, the files that list epochs are written anew from the checkpoint's rows.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+from cifar_flax import config as config_lib
+from cifar_flax import published
+from cifar_flax.checkpoints import write_atomically
+from cifar_flax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run that is about to start or to go on.
+
+  Attributes:
+    config: every number of it.
+    workdir: its run directory, which exists.
+    history: the rows of the epochs done before a resume; empty on a fresh start.
+    steps_per_epoch: updates an epoch.
+    parameters: of the network, BatchNorm's moving averages included.
+  """
+
+  config: Config
+  workdir: pathlib.Path
+  history: tuple[dict[str, Any], ...]
+  steps_per_epoch: int
+  parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Where a run is within an epoch.
+
+  Attributes:
+    phase: "train" or "evaluate".
+    epoch: counted from 1.
+    step: steps of this phase done.
+    steps: steps of this phase.
+    loss: mean of the phase so far.
+    accuracy: mean of the phase so far, 0..1.
+    images_per_second: lately.
+  """
+
+  phase: str
+  epoch: int
+  step: int
+  steps: int
+  loss: float
+  accuracy: float
+  images_per_second: float
+
+
+class Observer:
+  """Told what happens; does nothing. `close` is called last, after an error too.
+
+  A row is what an epoch left: epoch, step, lr, train_loss, train_accuracy, eval_loss,
+  eval_accuracy, images_per_second, seconds.
+  """
+
+  def start(self, run: Run) -> None:
+    """Before the first step."""
+
+  def progress(self, progress: Progress) -> None:
+    """Some steps further."""
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """An epoch and its evaluation are done."""
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    """All epochs are done."""
+
+  def close(self) -> None:
+    """Nothing more will come."""
+
+
+def create(stream: TextIO = sys.stderr) -> list[Observer]:
+  """All observers of a run; `stream` gets a bar if it is a terminal, else lines."""
+  from cifar_flax import terminal  # it needs Observer
+
+  lines = terminal.ProgressBar if stream.isatty() else terminal.PlainLines
+  files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
+  return [*files, lines(stream)]
+
+
+class ConfigFile(Observer):
+  """`config.json`: every number of the run, in a form that `--config` takes."""
+
+  def start(self, run: Run) -> None:
+    """Writes it."""
+    _write_json(run.workdir / "config.json", config_lib.to_dict(run.config))
+
+
+class SummaryFile(Observer):
+  """`summary.json`: there once a run has reached its last epoch, and only then."""
+
+  def start(self, run: Run) -> None:
+    """Takes away the one of a shorter run that now goes on."""
+    self._file = run.workdir / "summary.json"
+    self._file.unlink(missing_ok=True)
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    """Writes it."""
+    _write_json(self._file, summary)
+
+
+def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+  write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class MetricsFile(Observer):
+  """`metrics.jsonl`: a line an epoch, complete as soon as the epoch is."""
+
+  def start(self, run: Run) -> None:
+    """Writes the epochs of before, and nothing that the checkpoint does not know."""
+    self._path = run.workdir / "metrics.jsonl"
+    lines = "".join(json.dumps(row) + "\n" for row in run.history)
+    write_atomically(self._path, lines.encode())
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """Adds a line."""
+    with open(self._path, "a") as file:
+      file.write(json.dumps(row) + "\n")
+
+
+class TensorBoard(Observer):
+  """`events.out.tfevents.*`: accuracy/train, accuracy/eval, loss/train, ... by step.
+
+  The tab "Custom Scalars" shows training and evaluation in one chart. On resuming, one
+  new file with the epochs of before takes the place of the old ones: nothing doubles.
+  tensorboardX's SummaryWriter would hand its events to a thread, and a run would hang
+  once that thread met a full disk; its file format alone is what is used here.
+  """
+
+  TAGS = {
+    "accuracy/train": "train_accuracy",
+    "accuracy/eval": "eval_accuracy",
+    "loss/train": "train_loss",
+    "loss/eval": "eval_loss",
+    "schedule/learning_rate": "lr",
+    "schedule/epoch": "epoch",
+    "speed/images_per_second": "images_per_second",
+    "speed/seconds_per_epoch": "seconds",
+  }
+
+  def __init__(self):
+    self._writer = None
+
+  def start(self, run: Run) -> None:
+    """Writes the config, the layout of the charts and the epochs of before."""
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+
+    self._event, self._scalar = event_pb2.Event, summary.scalar
+    for old in run.workdir.glob("events.out.tfevents.*"):
+      old.unlink()
+    self._writer = event_file_writer.EventsWriter(str(run.workdir / "events"))
+    wall_time = time.time() - sum(row["seconds"] for row in run.history)
+    # A TensorBoard that is looking on forgets what it has read before this event.
+    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(0, wall_time, session_log=restart)
+    text = json.dumps(config_lib.to_dict(run.config), indent=2).replace("\n", "\n    ")
+    self._add(0, wall_time, summary=summary.text("config", "    " + text))
+    pairs = {
+      k: ["Multiline", [f"{k}/train", f"{k}/eval"]] for k in ("accuracy", "loss")
+    }
+    self._add(0, wall_time, summary=summary.custom_scalars({"train and eval": pairs}))
+    for row in run.history:
+      wall_time += row["seconds"]
+      self._add_row(row, wall_time)
+    self._writer.flush()
+
+  def _add(self, step: int, wall_time: float, **what) -> None:
+    assert self._writer, "epoch before start"
+    self._writer.write_event(self._event(step=step, wall_time=wall_time, **what))
+
+  def _add_row(self, row: dict[str, Any], wall_time: float) -> None:
+    for tag, name in self.TAGS.items():
+      self._add(row["step"], wall_time, summary=self._scalar(tag, row[name]))
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """Adds a point to every curve."""
+    self._add_row(row, time.time())
+    self._writer.flush()  # type: ignore[union-attr]
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._writer:
+      self._writer.close()
+      self._writer = None
+
+
+class Curves(Observer):
+  """`curves.png`, drawn by a thread, at most every `interval` seconds and at the end.
+
+  Args:
+    interval: seconds from the end of one drawing to the beginning of the next.
+  """
+
+  def __init__(self, interval: float = 5.0):
+    self._interval = interval
+    self._fresh, self._ended = threading.Event(), threading.Event()
+    self._thread: threading.Thread | None = None
+
+  def start(self, run: Run) -> None:
+    """Starts the thread."""
+    self._run, self._rows = run, list(run.history)
+    self._thread = threading.Thread(target=self._work, name="curves", daemon=True)
+    self._thread.start()
+    if self._rows:
+      self._fresh.set()
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """Asks for a new picture."""
+    self._rows.append(row)
+    self._fresh.set()
+
+  def close(self) -> None:
+    """Waits for the last picture."""
+    self._ended.set()
+    self._fresh.set()
+    if self._thread:
+      self._thread.join()
+
+  def _work(self) -> None:
+    drawn, ended = 0, False
+    while not ended:
+      self._fresh.wait()
+      self._fresh.clear()
+      ended = self._ended.is_set()  # set before _fresh: the last picture has all rows
+      if len(self._rows) > drawn:
+        drawn = len(self._rows)
+        try:
+          self._draw(self._rows[:drawn])
+        except Exception as error:  # a picture is not worth a run
+          logging.warning("curves.png is not drawn: %s", str(error).split("\n")[0])
+          return
+      self._ended.wait(self._interval)
+
+  def _draw(self, rows: list[dict[str, Any]]) -> None:
+    from cifar_flax import curves  # Matplotlib: a second that no run has to wait for
+
+    config = self._run.config
+    title = "   ".join(
+      [
+        config.name,
+        f"{self._run.parameters:,} parameters",
+        config.data.dataset,
+        f"epoch {rows[-1]['epoch']} of {config.num_epochs}",
+      ]
+    )
+    comparable = config.data.dataset == published.DATASET
+    behind = published.curves(config.name) if comparable else None
+    picture = curves.render(rows, title, behind, config.data.eval_split)
+    write_atomically(self._run.workdir / "curves.png", picture)
