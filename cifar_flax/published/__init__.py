@@ -67,9 +67,8 @@ def lookup(config_name: str) -> Published | None:
 @functools.cache
 def _read(config_name: str) -> tuple[dict[str, float], ...]:
   file = importlib.resources.files(__package__) / f"{config_name}.csv"
-  with file.open(newline="") as lines:
-    rows = csv.DictReader(lines)
-    return tuple({k: float(v) for k, v in row.items()} for row in rows)
+  rows = csv.DictReader(file.read_text().splitlines())
+  return tuple({k: float(v) for k, v in row.items()} for row in rows)
 
 
 def curves(config_name: str) -> list[dict[str, float]] | None:

@@ -1,0 +1,234 @@
+"""The table of `make reproduce`: published | ours, with what made each number."""
+
+import collections
+import json
+import os
+import pathlib
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from cifar_flax import published
+from cifar_flax.checkpoints import write_atomically
+from cifar_flax.config import Config
+
+TRAIN_EXAMPLES, TEST_EXAMPLES = 50_000, 10_000  # of CIFAR-10
+
+Summary = dict[str, Any]
+HEAD = """\
+| config | parameters | epochs | n | test acc., %: published | ours | \
+max train acc., %: published | ours | gap, points: published | ours | \
+seconds: published | ours |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def write(
+  output: pathlib.Path,
+  runs: Sequence[tuple[Config, Summary | None]],
+  failures: dict[str, int],
+  command: str,
+) -> None:
+  """Writes results.md and results.json.
+
+  Args:
+    output: the folder.
+    runs: every run that was asked for, and the summary of those that are finished.
+    failures: exit code by run directory.
+    command: that asked for them.
+  """
+  results = collect(runs, failures, command)
+  write_atomically(output / "results.md", markdown(results).encode())
+  text = json.dumps(results, indent=2) + "\n"
+  write_atomically(output / "results.json", text.encode())
+
+
+def collect(
+  runs: Sequence[tuple[Config, Summary | None]],
+  failures: dict[str, int],
+  command: str,
+) -> dict[str, Any]:
+  """All that the table says, as plain values; arguments as `write` has them."""
+  by_config: dict[str, list[tuple[Config, Summary | None]]] = {}
+  for config, summary in runs:
+    by_config.setdefault(config.name, []).append((config, summary))
+  done = [summary for _, summary in runs if summary]
+  return {
+    "command": command,
+    "runs_asked_for": len(runs),
+    "runs_finished": len(done),
+    "failures": failures,
+    "configs": [_entry(group) for group in by_config.values()],
+    "devices": dict(collections.Counter(s["device"] for s in done)),
+    "host": host(),
+    "versions": _distinct(s["versions"] for s in done),
+    "data": _distinct(s["data"] for s in done),
+  }
+
+
+def _distinct(items) -> list[Any]:
+  found: list[Any] = []
+  for item in items:
+    if item not in found:
+      found.append(item)
+  return found
+
+
+def _entry(group: Sequence[tuple[Config, Summary | None]]) -> dict[str, Any]:
+  """One config: what was published, and its runs with their mean and spread."""
+  config = group[0][0]
+  done = [summary for _, summary in group if summary]
+  comparable = config.data.dataset == published.DATASET
+  known = published.lookup(config.name) if comparable else None
+  then = end = None
+  if known:
+    then = published.after(config.name, min(config.num_epochs, known.epochs))
+    end = published.after(config.name, known.epochs)
+  return {
+    "config": config.name,
+    "epochs": config.num_epochs,
+    "published_epochs": known.epochs if known else None,
+    "published": _figures(then),
+    "published_at_its_end": _figures(end),
+    "parameters": done[0]["parameters"] if done else None,
+    "n": len(done),
+    "n_asked_for": len(group),
+    "ours": _ours(done),
+    "runs": done,
+  }
+
+
+def _figures(outcome: published.Outcome | None) -> dict[str, float] | None:
+  if outcome is None:
+    return None
+  test, train = outcome.test_accuracy, outcome.max_train_accuracy
+  return {
+    "test_accuracy": test,
+    "max_train_accuracy": train,
+    "gap": train - test,
+    "seconds": outcome.seconds,
+  }
+
+
+def _ours(done: Sequence[Summary]) -> dict[str, dict[str, float | None]] | None:
+  """Mean and standard deviation (n - 1) of each figure over finished runs."""
+  if not done:
+    return None
+  test = [s["final_eval_accuracy"] for s in done]
+  train = [s["max_train_accuracy"] for s in done]
+  figures = {
+    "test_accuracy": test,
+    "max_train_accuracy": train,
+    "gap": [b - a for a, b in zip(test, train, strict=True)],
+    "seconds": [s["seconds"] for s in done],
+  }
+  return {
+    name: {
+      "mean": statistics.fmean(values),
+      "std": statistics.stdev(values) if len(values) > 1 else None,
+    }
+    for name, values in figures.items()
+  }
+
+
+def host() -> str:
+  """The machine that writes the table: processor, cores, system."""
+  file = pathlib.Path("/proc/cpuinfo")
+  lines = file.read_text().splitlines() if file.exists() else []
+  names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+  processor = names[0] if names else platform.processor() or platform.machine()
+  return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def markdown(results: dict[str, Any]) -> str:
+  """The table and, below it, what it was made with."""
+  lines = ["# Published and ours", "", HEAD]
+  lines += [_row(entry) for entry in results["configs"]]
+  lines += ["", *_notes(results)]
+  return "\n".join(lines) + "\n"
+
+
+def _percent(fraction: float) -> str:
+  return f"{100 * fraction:.2f}"
+
+
+def _seconds(seconds: float) -> str:
+  return f"{seconds:,.0f}"
+
+
+def _row(entry: dict[str, Any]) -> str:
+  """A line of the table."""
+  epochs, whole = entry["epochs"], entry["published_epochs"]
+  short = whole is not None and epochs < whole
+  cells = [
+    f"`{entry['config']}`",
+    f"{entry['parameters']:,}" if entry["parameters"] else "-",
+    f"**{epochs} of {whole}**" if short else f"{epochs}",
+    f"{entry['n']}",
+  ]
+  for name in ("test_accuracy", "max_train_accuracy", "gap", "seconds"):
+    show = _seconds if name == "seconds" else _percent
+    theirs = show(entry["published"][name]) if entry["published"] else "-"
+    if short and entry["published_at_its_end"]:
+      theirs += f" (at {whole}: {show(entry['published_at_its_end'][name])})"
+    ours = entry["ours"][name] if entry["ours"] else {"mean": None, "std": None}
+    spread = "" if ours["std"] is None else f" ± {show(ours['std'])}"
+    cells += [theirs, "-" if ours["mean"] is None else show(ours["mean"]) + spread]
+  return "| " + " | ".join(cells) + " |"
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+  """What the numbers are, and hardware, versions, data and command behind them."""
+  notes = [
+    "Ours: mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. "
+    "Published: n = 1, one GPU of 2019. Test accuracy after the last epoch, training "
+    "accuracy of the best epoch, gap between the two; seconds of one run's epochs, "
+    "evaluation included.",
+  ]
+  if any(e["published"] and e["epochs"] < e["published_epochs"]
+         for e in results["configs"]):  # fmt: skip
+    notes.append(
+      "**Fewer epochs than published** where the column says `of`: the published "
+      "figures there are those after as many epochs, its end in brackets."
+    )
+  if any(e["config"] == "net6a" for e in results["configs"]):
+    notes.append(
+      "`net6a` is the network as it was written up, with a falling learning rate; what "
+      "ran and was published is `net6a_constant`."
+    )
+  done, asked = results["runs_finished"], results["runs_asked_for"]
+  if done < asked:
+    notes.append(f"**{done} of {asked} runs are finished.**")
+  for folder, code in results["failures"].items():
+    notes.append(f"**Failed**: {folder}, exit code {code}.")
+  for device, count in results["devices"].items():
+    notes.append(f"Trained on {device} ({count} runs).")
+  notes.append(f"This table was written on: {results['host']}.")
+  for versions in results["versions"]:
+    notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+  notes += [_describe_data(data) for data in results["data"]]
+  return [f"- {note}" for note in notes] + ["", f"    {results['command']}"]
+
+
+def _describe_data(data: dict[str, Any]) -> str:
+  """Which images, and in which way they are not those of the published runs."""
+  train, test = data["train_examples"], data["eval_examples"]
+  text = (
+    f"Data: {data['name']} {data['version']}, trained on `{data['train_split']}` "
+    f"({train:,} images), evaluated on `{data['eval_split']}` ({test:,} images), "
+    f"fingerprint {data['fingerprint']}, "
+  )
+  if data["download_size"]:
+    text += f"download size {data['download_size']:,} bytes."
+  else:
+    text += "no download size: **not made from the original files**."
+  if data["name"] != published.DATASET:
+    text += f" **Not {published.DATASET}: nothing published compares.**"
+  elif (train, test) != (TRAIN_EXAMPLES, TEST_EXAMPLES):
+    text += (
+      f" **Not all images**: the published runs trained on {TRAIN_EXAMPLES:,} and were "
+      f"tested on {TEST_EXAMPLES:,}."
+    )
+  elif data["eval_split"] != "test":
+    text += " **Not the test images.**"
+  return text
