@@ -1,0 +1,55 @@
+"""The mathematics of the networks, in the form that is fast on the backend at hand."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import lax
+
+from cifar_flax.errors import UserError
+from cifar_flax.ops.convolution import conv_general_dilated
+from cifar_flax.ops.dropout import dropout
+from cifar_flax.ops.hashing import hash_uint32, uniform
+from cifar_flax.ops.pooling import max_pool, max_pool_lax
+
+__all__ = ["Operations", "dropout", "hash_uint32", "select", "uniform"]
+
+
+class Operations(NamedTuple):
+  """What a network is built from.
+
+  Attributes:
+    conv_general_dilated: takes what `lax.conv_general_dilated` takes; the argument of
+      that name of `flax.linen.Conv`.
+    max_pool: (x `[batch, height, width, channels]`, window: int = 2) -> the largest of
+      each non-overlapping window; an odd row or column left over is dropped.
+  """
+
+  conv_general_dilated: Callable[..., jax.Array]
+  max_pool: Callable[..., jax.Array]
+
+
+_LAX = Operations(lax.conv_general_dilated, max_pool_lax)
+_FAST = {
+  "cpu": Operations(conv_general_dilated, max_pool),
+  # cuDNN and the TPU compiler have convolutions of their own for every layout.
+  "gpu": Operations(lax.conv_general_dilated, max_pool),
+  "tpu": Operations(lax.conv_general_dilated, max_pool),
+}
+
+
+def select(name: str) -> Operations:
+  """Chooses the operations a network is built from, for JAX's default backend.
+
+  Args:
+    name: "fast", whatever is fastest on this backend, or "lax", XLA's own.
+
+  Returns:
+    The operations; both kinds give the same results up to rounding.
+
+  Raises:
+    UserError: another name.
+  """
+  if name not in ("fast", "lax"):
+    raise UserError(f"operations {name!r} are unknown: choose 'fast' or 'lax'")
+  return _FAST.get(jax.default_backend(), _LAX) if name == "fast" else _LAX

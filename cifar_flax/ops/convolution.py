@@ -1,0 +1,112 @@
+"""`lax.conv_general_dilated`, sent to the form that is fast on a CPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cifar_flax.ops import depthwise, plain
+from cifar_flax.ops.window import Window
+
+
+def conv_general_dilated(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  batch_group_count: int = 1,
+  precision: Any = None,
+  preferred_element_type: Any = None,
+) -> jax.Array:
+  """Drop-in for `lax.conv_general_dilated`: same arguments, same result, same errors.
+
+  Two-dimensional convolutions of NHWC images with HWIO kernels take the fast forms;
+  whatever else is asked for goes to `lax.conv_general_dilated` unchanged.
+
+  Args:
+    lhs: images `[batch, height, width, in_channels]`.
+    rhs: kernel `[kernel height, kernel width, in_channels / groups, out_channels]`.
+    window_strides: (vertical, horizontal).
+    padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
+    lhs_dilation: as in lax; other than None or ones falls through.
+    rhs_dilation: (vertical, horizontal) distance of neighbouring taps.
+    dimension_numbers: as in lax; other than NHWC, HWIO, NHWC falls through.
+    feature_group_count: number of groups.
+    batch_group_count: as in lax; other than 1 falls through.
+    precision: as in lax.
+    preferred_element_type: as in lax; other than None falls through.
+
+  Returns:
+    `[batch, height, width, out_channels]`.
+  """
+  canonical = (
+    lhs.ndim == rhs.ndim == 4
+    and _is_canonical(lhs.shape, rhs.shape, dimension_numbers)
+    and lhs.dtype == rhs.dtype
+    and jnp.issubdtype(lhs.dtype, jnp.floating)
+    and all(step == 1 for step in lhs_dilation or ())
+    and batch_group_count == 1
+    and preferred_element_type is None
+  )
+  if canonical:
+    dilation = tuple(rhs_dilation or (1, 1))
+    window = _window(lhs, rhs, window_strides, padding, dilation)
+    window = window._replace(groups=feature_group_count, precision=precision)
+    if _fits(window, lhs.shape, rhs.shape):
+      return _choose(window, lhs.shape, rhs.shape)(lhs, rhs, window)
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation=lhs_dilation,
+    rhs_dilation=rhs_dilation,
+    dimension_numbers=dimension_numbers,
+    feature_group_count=feature_group_count,
+    batch_group_count=batch_group_count,
+    precision=precision,
+    preferred_element_type=preferred_element_type,
+  )
+
+
+def _is_canonical(image, kernel, dimension_numbers):
+  wanted = lax.conv_dimension_numbers(image, kernel, ("NHWC", "HWIO", "NHWC"))
+  return lax.conv_dimension_numbers(image, kernel, dimension_numbers) == wanted
+
+
+def _window(lhs, rhs, strides, padding, dilation):
+  """The window with its padding as numbers, one group and default precision."""
+  window = Window(tuple(strides), ((0, 0), (0, 0)), dilation, 1, None)
+  if isinstance(padding, str):
+    extent = window.extent(rhs.shape)
+    padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)
+  (top, bottom), (left, right) = padding
+  return window._replace(padding=((int(top), int(bottom)), (int(left), int(right))))
+
+
+def _fits(window, image, kernel):
+  """Whether shapes agree and no side of anything is empty or cropped."""
+  return (
+    image[3] == kernel[2] * window.groups
+    and kernel[3] % window.groups == 0
+    and min(*image, *kernel) > 0
+    and min(min(pads) for pads in window.padding) >= 0
+    and min(window.output_size(image, kernel)) > 0
+  )
+
+
+def _choose(window, image, kernel):
+  if window.groups > 1:
+    return depthwise.convolve if window.groups == image[3] else plain.convolve
+  covers = (
+    kernel[:2] == image[1:3]
+    and window.padding == ((0, 0), (0, 0))
+    and window.dilation == (1, 1)
+  )
+  return plain.as_dot if covers or kernel[:2] == (1, 1) else plain.convolve
