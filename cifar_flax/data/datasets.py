@@ -123,21 +123,17 @@ def _locate(config: Config) -> pathlib.Path:
       f" {', '.join(DATASETS)}."
     )
   given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  data_dir = pathlib.Path(given).expanduser()
+  data_dir = pathlib.Path(given).expanduser().absolute()
   folder = data_dir / config.dataset / _VERSIONS[config.dataset]
   if not (folder / records.INFO_FILE).is_file():
-    _prepare(config, data_dir)
+    # Imported late: a prepared dataset needs none of the builders.
+    from cifar_flax.data import cifar10, shapes10
+
+    if config.dataset == "cifar10":
+      cifar10.prepare(folder, config.archive)
+    else:
+      shapes10.prepare(folder)
   return folder
-
-
-def _prepare(config: Config, data_dir: pathlib.Path) -> None:
-  # Imported late: a prepared dataset needs none of the builders.
-  from cifar_flax.data import shapes10
-
-  if config.dataset == "shapes10":
-    shapes10.prepare(data_dir)
-  else:
-    raise UserError(f"cifar10 is not prepared in {data_dir}.")
 
 
 def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:

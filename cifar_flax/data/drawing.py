@@ -115,18 +115,23 @@ CLASS_NAMES = tuple(SHAPES)
 
 # Sample positions in pixels from the middle of the image: rows [samples, 1], columns
 # [1, samples].
-_STEPS = (
-  (np.arange(SIZE * _SAMPLES, dtype=np.float32) + np.float32(0.5))
-  / np.float32(_SAMPLES)
-) - np.float32(SIZE / 2)
+_STEPS = np.arange(SIZE * _SAMPLES, dtype=np.float32) + np.float32(0.5)
+_STEPS = _STEPS / np.float32(_SAMPLES) - np.float32(SIZE / 2)
 _ROWS, _COLUMNS = _STEPS[:, None], _STEPS[None, :]
 
 
 def _turned(
-  numbers: _Numbers, centre: np.ndarray, scale: np.ndarray
+  numbers: _Numbers, centre: np.ndarray, scale: np.ndarray, turns: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns x and y of all samples in a frame moved, turned at random and scaled."""
-  cosine, sine = _cosine_sine(numbers.number(0, 1))
+  """Returns x and y of all samples in a frame moved, scaled and turned at random.
+
+  Args:
+    numbers: Where the angle comes from.
+    centre: `[column, row]` of the frame's origin, in pixels from the image's middle.
+    scale: Pixels per unit of x and of y.
+    turns: The largest angle, to either side.
+  """
+  cosine, sine = _cosine_sine(numbers.number(-turns, turns))
   columns, rows = _COLUMNS - centre[0], _ROWS - centre[1]
   x = (cosine * columns + sine * rows) / scale[0]
   y = (cosine * rows - sine * columns) / scale[1]
@@ -184,13 +189,13 @@ def draw(label: int, *key: int) -> np.ndarray:
     speck = _turned(numbers, numbers.uniform(-16, 16, 2), numbers.uniform(0.8, 2.2, 2))
     covered = _coverage(_disc(*speck, radius=1))
     canvas += covered * (numbers.uniform(0, 1, 3) - canvas)
-  radius = numbers.number(6.5, 11.5)
+  radius = numbers.number(7.5, 12)
   centre = numbers.uniform(-1, 1, 2) * (np.float32(15) - radius)
-  x, y = _turned(numbers, centre, radius * numbers.uniform(0.88, 1.12, 2))
+  x, y = _turned(numbers, centre, radius * numbers.uniform(0.88, 1.12, 2), 1 / 8)
   covered = _coverage(SHAPES[CLASS_NAMES[label]](x, y))
   light = _at_pixels(x) * numbers.uniform(-0.15, 0.15, 3)  # falls from one side
   canvas += covered * (_far_from(numbers, colours) + light - canvas)
   # The sum of two uniform numbers: as good as Gaussian, without a logarithm.
   noise = numbers.uniform(-1, 1, 2, SIZE, SIZE, 3)
-  canvas += numbers.number(0.02, 0.12) * (noise[0] + noise[1])
+  canvas += numbers.number(0.02, 0.1) * (noise[0] + noise[1])
   return (np.clip(canvas, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)

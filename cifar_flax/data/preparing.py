@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cifar_flax.data.records import IMAGE_SHAPE, NUM_CLASSES
+from cifar_flax.data.records import IMAGE_SHAPE, INFO_FILE, NUM_CLASSES
 from cifar_flax.errors import UserError
 
 
@@ -35,38 +35,38 @@ def png(image: np.ndarray) -> io.BytesIO:
 
 
 def prepare(
-  data_dir: pathlib.Path,
-  name: str,
+  folder: pathlib.Path,
   make_builder: Callable[[], tfds.core.GeneratorBasedBuilder],
 ) -> None:
   """Has TFDS write a dataset as array_record, unless another process just did.
 
   Args:
-    data_dir: TFDS's data folder; made where only its last part is missing.
-    name: The dataset's name.
+    folder: `<data_dir>/<name>/<version>`. The data folder is made where only its last
+      part is missing.
     make_builder: Called once it is this process's turn; it may download.
 
   Raises:
     UserError: the folder cannot be written.
   """
+  data_dir, name = folder.parents[1], folder.parent.name
   if not data_dir.parent.is_dir():
     raise UserError(
-      f"data.data_dir={data_dir}: its parent folder does not exist. Correct the path, or"
-      " make that folder first."
+      f"data.data_dir={data_dir}: its parent folder does not exist. Correct the path,"
+      " or make that folder first."
     )
   try:
     data_dir.mkdir(exist_ok=True)
     with _turn(data_dir / f".{name}.lock"):
-      builder = make_builder()
-      if builder.is_prepared():
+      if (folder / INFO_FILE).is_file():
         return
-      print(f"Preparing {name} in {builder.data_path} (once).", file=sys.stderr)
+      builder = make_builder()
+      print(f"Preparing {name} in {folder} (once).", file=sys.stderr)
       with _quiet():
         builder.download_and_prepare(file_format="array_record")
   except OSError as error:
     raise UserError(
-      f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make room and"
-      " writable, or set another folder."
+      f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make it"
+      " writable, with 500 MB to spare, or set another folder."
     ) from error
 
 

@@ -156,10 +156,7 @@ def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
       except Exception as error:  # TFDS's and Pillow's decoders raise what they please
         raise _damaged(path, f"example {index} is unreadable ({error})") from error
       if not 0 <= labels[index] < NUM_CLASSES:
-        raise _damaged(
-          path,
-          f"example {index} has label {labels[index]}, outside 0-{NUM_CLASSES - 1}",
-        )
+        raise _damaged(path, f"example {index} has label {labels[index]}, not 0 to 9")
       progress.update()
   return Records(images, labels, np.array(ids, dtype=np.bytes_))
 

@@ -54,10 +54,6 @@ class Shapes10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
 
 
-def prepare(data_dir: pathlib.Path) -> None:
-  """Draws the dataset into TFDS's data folder; see `preparing.prepare`."""
-  preparing.prepare(
-    data_dir,
-    Shapes10.name,
-    lambda: Shapes10(data_dir=data_dir, file_format="array_record"),
-  )
+def prepare(folder: pathlib.Path) -> None:
+  """Draws the dataset into `<data_dir>/<name>/<version>`; see `preparing.prepare`."""
+  preparing.prepare(folder, lambda: Shapes10(data_dir=folder.parents[1]))

@@ -1,0 +1,78 @@
+"""Small archives in the official formats, and folders that no test shares."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+import pytest
+import stand_ins
+
+from cifar_flax.data import archives, cifar10
+
+
+@pytest.fixture(scope="session")
+def pixels() -> stand_ins.Pixels:
+  random = np.random.default_rng(0)
+  return stand_ins.Pixels(
+    random.integers(0, 256, (stand_ins.NUM_TRAIN, 32, 32, 3), np.uint8),
+    random.integers(0, 10, stand_ins.NUM_TRAIN, np.uint8),
+    random.integers(0, 256, (stand_ins.NUM_TEST, 32, 32, 3), np.uint8),
+    random.integers(0, 10, stand_ins.NUM_TEST, np.uint8),
+  )
+
+
+@pytest.fixture
+def publish(monkeypatch):
+  """Puts a file in the place of an official archive: its size and checksum."""
+
+  def put(path: pathlib.Path, kind: str) -> pathlib.Path:
+    name = f"cifar-10-{kind}.tar.gz"
+    content = path.read_bytes()
+    official = archives.PUBLISHED[name]
+    stand_in = dataclasses.replace(
+      official,
+      size=len(content),
+      checksum=hashlib.new(official.algorithm, content).hexdigest(),
+    )
+    monkeypatch.setitem(archives.PUBLISHED, name, stand_in)
+    return path
+
+  return put
+
+
+@pytest.fixture
+def binary_archive(tmp_path, pixels, publish) -> pathlib.Path:
+  members = stand_ins.binary_members(pixels)
+  return publish(stand_ins.tar_gz(tmp_path / "any name.tgz", members), "binary")
+
+
+@pytest.fixture
+def python_archive(tmp_path, pixels, publish) -> pathlib.Path:
+  members = stand_ins.python_members(pixels)
+  return publish(stand_ins.tar_gz(tmp_path / "batches.tgz", members), "python")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+  """Keeps tests from the user's cache and data folders."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory, pixels) -> pathlib.Path:
+  """A data folder with a small cifar10, prepared by our builder."""
+  data_dir = tmp_path_factory.mktemp("prepared")
+  contents = archives.Contents(
+    {
+      "train": (pixels.train, pixels.train_labels),
+      "test": (pixels.test, pixels.test_labels),
+    },
+    list(stand_ins.CLASS_NAMES),
+    downloaded_size=12345,
+  )
+  builder = cifar10.Cifar10(contents, data_dir=data_dir)
+  builder.download_and_prepare(file_format="array_record")
+  return data_dir

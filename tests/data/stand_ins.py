@@ -1,0 +1,121 @@
+"""Stand-ins for the official archives: the same formats, a few random images."""
+
+import dataclasses
+import io
+import pathlib
+import pickle
+import struct
+import tarfile
+import types
+
+import numpy as np
+
+from cifar_flax.data import datasets
+
+CLASS_NAMES = (
+  *("airplane", "automobile", "bird", "cat", "deer"),
+  *("dog", "frog", "horse", "ship", "truck"),
+)
+NUM_TRAIN, NUM_TEST = 60, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+  """The images and labels that an archive was made of, in order."""
+
+  train: np.ndarray
+  train_labels: np.ndarray
+  test: np.ndarray
+  test_labels: np.ndarray
+
+  def batches(self):
+    """Yields the six batches: name, images, labels."""
+    for number in range(5):
+      part = slice(number * NUM_TRAIN // 5, (number + 1) * NUM_TRAIN // 5)
+      yield f"data_batch_{number + 1}", self.train[part], self.train_labels[part]
+    yield "test_batch", self.test, self.test_labels
+
+
+def tar_gz(path: pathlib.Path, members: dict[str, bytes]) -> pathlib.Path:
+  with tarfile.open(path, "w:gz") as archive:
+    for name, content in members.items():
+      header = tarfile.TarInfo(name)
+      header.size = len(content)
+      archive.addfile(header, io.BytesIO(content))
+  return path
+
+
+def planes(images: np.ndarray) -> np.ndarray:
+  """Returns rows of 1024 red, 1024 green and 1024 blue values."""
+  return np.stack([images[..., channel].reshape(-1, 1024) for channel in range(3)], 1)
+
+
+def binary_members(pixels: Pixels) -> dict[str, bytes]:
+  members = {"cifar-10-batches-bin/batches.meta.txt": "\n".join(CLASS_NAMES) + "\n\n"}
+  members = {name: text.encode() for name, text in members.items()}
+  for name, images, labels in pixels.batches():
+    rows = [
+      bytes([label]) + row.tobytes()
+      for label, row in zip(labels, planes(images), strict=True)
+    ]
+    members[f"cifar-10-batches-bin/{name}.bin"] = b"".join(rows)
+  return members
+
+
+class Python2Pickler(pickle._Pickler):  # the pure-Python one can be taught
+  """Writes what Python 2's cPickle wrote: byte strings as strings, old NumPy names."""
+
+  dispatch = dict(pickle._Pickler.dispatch)
+
+  def save_string(self, value):
+    self.write(b"T" + struct.pack("<i", len(value)) + value)
+    self.memoize(value)
+
+  dispatch[bytes] = save_string
+
+  def save_dtype(self, value):
+    assert value == np.uint8
+    self.write(b"cnumpy\ndtype\n")
+    self.save((b"u1", 0, 1))
+    self.write(b"R")
+    self.save((3, b"|", None, None, None, -1, -1, 0))
+    self.write(b"b")
+
+  def save_array(self, value):
+    self.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n")
+    self.save((0,))
+    self.save(b"b")
+    self.write(b"\x87R(")
+    for part in (1, value.shape):
+      self.save(part)
+    self.save_dtype(value.dtype)
+    for part in (False, value.tobytes()):
+      self.save(part)
+    self.write(b"tb")
+
+  dispatch[np.ndarray] = save_array
+
+
+def python2_pickle(value) -> bytes:
+  file = io.BytesIO()
+  Python2Pickler(file, protocol=2).dump(value)
+  return file.getvalue()
+
+
+def python_members(pixels: Pixels) -> dict[str, bytes]:
+  meta = {b"label_names": [name.encode() for name in CLASS_NAMES], b"num_vis": 3072}
+  members = {"cifar-10-batches-py/batches.meta": python2_pickle(meta)}
+  for name, images, labels in pixels.batches():
+    batch = {
+      b"batch_label": name.encode(),
+      b"labels": labels.tolist(),
+      b"data": np.ascontiguousarray(planes(images).reshape(-1, 3072)),
+      b"filenames": [b"leptodactylus_pentadactylus_s_000004.png"] * len(labels),
+    }
+    members[f"cifar-10-batches-py/{name}"] = python2_pickle(batch)
+  return members
+
+
+def make_config(**values) -> datasets.Config:
+  defaults = dict.fromkeys(["data_dir", "archive", "train_split", "eval_split"], "")
+  return types.SimpleNamespace(**{"dataset": "cifar10", **defaults, **values})
