@@ -25,11 +25,25 @@ AXIS = "devices"
 
 
 @flax.struct.dataclass
-class Metrics(clu_metrics.Collection):
-  """Means over the images seen."""
+class Metrics:
+  """Sums over the images seen so far, and how many they were."""
 
-  loss: clu_metrics.Average.from_output("loss")  # type: ignore[valid-type]
-  accuracy: clu_metrics.Average.from_output("correct")  # type: ignore[valid-type]
+  loss: clu_metrics.Average
+  accuracy: clu_metrics.Average
+
+  @classmethod
+  def empty(cls) -> "Metrics":
+    """Nothing seen."""
+    return cls(clu_metrics.Average.empty(), clu_metrics.Average.empty())
+
+  def merge(self, other: "Metrics") -> "Metrics":
+    """What both have seen."""
+    return Metrics(self.loss.merge(other.loss), self.accuracy.merge(other.accuracy))
+
+  def means(self) -> dict[str, float]:
+    """The means as Python numbers; waits for the devices."""
+    sums = {"loss": self.loss, "accuracy": self.accuracy}
+    return {name: float(s.total) / float(s.count) for name, s in sums.items()}
 
 
 @flax.struct.dataclass
@@ -59,13 +73,15 @@ def create_state(
   tx: optax.GradientTransformation,
   image_shape: tuple[int, ...],
 ) -> TrainState:
-  """The state before the first step, a function of `config.seed`."""
+  """The state before the first step, a function of `config.seed`, in host memory."""
   images = jnp.zeros((1, *image_shape), config.model.dtype)
   init = jax.jit(functools.partial(network.init, train=False))
   variables = init(jax.random.key(config.seed), images)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
+  wide = jnp.promote_types(config.model.dtype, jnp.float32)  # Flax makes float32 ones
+  batch_stats = jax.tree.map(lambda average: average.astype(wide), batch_stats)
   ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else {}
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros([], jnp.int32),
     params=params,
     batch_stats=batch_stats,
@@ -73,6 +89,8 @@ def create_state(
     ema=ema,
     metrics=Metrics.empty(),
   )
+  # Donation forbids that two of its arrays share a buffer, as zeros and copies may.
+  return jax.tree.map(np.array, state)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -92,11 +110,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
 
 def _metrics(logits, labels, losses, mask=None) -> Metrics:
   """Sums over all devices; `mask` [batch] is 0 for what does not count."""
-  values = {
-    "loss": losses.astype(jnp.float32),
-    "correct": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
-  }
-  return jax.lax.psum(Metrics.single_from_model_output(**values, mask=mask), AXIS)
+  average = functools.partial(clu_metrics.Average.from_model_output, mask=mask)
+  correct = jnp.argmax(logits, -1) == labels
+  sums = Metrics(average(losses), average(correct.astype(jnp.float32)))
+  sums = jax.lax.psum(sums, AXIS)
+  return jax.tree.map(lambda s, zero: s.astype(zero.dtype), sums, Metrics.empty())
 
 
 def make_train_step(

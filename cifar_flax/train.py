@@ -24,21 +24,25 @@ class Trainer:
 
   Attributes:
     config: of the run.
-    devices: all there are, over all processes.
+    devices: that it runs on, over all processes.
     dataset: images and labels, on the host.
     program: the network and its compiled steps.
     state: on every device alike.
     history: a row for each finished epoch, as in `metrics.jsonl`.
   """
 
-  def __init__(self, config: Config):
+  def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
     """Loads the data and makes the state before the first step.
+
+    Args:
+      config: of the run.
+      devices: to run on; all there are by default.
 
     Raises:
       UserError: the batch fits neither the devices nor the data, or no data.
     """
     self.config = config
-    self.devices = jax.devices()
+    self.devices = list(jax.devices() if devices is None else devices)
     check_batch(config.batch_size, len(self.devices))
     self.dataset = datasets.load(config.data)
     num_examples = len(self.dataset.train.labels)
@@ -117,11 +121,7 @@ class Trainer:
       self.state = program.train_steps(self.state, images, labels, count, piece)
       made += int(count)
       progress(made)
-    return self.metrics()
-
-  def metrics(self) -> dict[str, float]:
-    """Mean loss and accuracy of the epoch so far."""
-    return {k: float(v) for k, v in self.state.metrics.compute().items()}
+    return self.state.metrics.means()
 
   def evaluate(self) -> dict[str, float]:
     """Loss and accuracy on the evaluation split, every image counted once."""
@@ -139,7 +139,7 @@ class Trainer:
       indices,
       mask,
     )
-    return {k: float(v) for k, v in sums.compute().items()}
+    return sums.means()
 
   def _mine(self, per_device: np.ndarray) -> np.ndarray:
     """The rows of a [devices, ...] array that belong to this process's devices."""
@@ -193,7 +193,7 @@ def run_epoch(
         step=made,
         steps=program.steps_per_epoch,
         images_per_second=images_per_second(made),
-        **trainer.metrics(),
+        **trainer.state.metrics.means(),
       )
       for watcher in watchers:
         watcher.progress(report)
@@ -248,6 +248,7 @@ def train_and_evaluate(
       steps_per_epoch=trainer.program.steps_per_epoch,
       parameters=total,
     )
+    workdir.mkdir(parents=True, exist_ok=True)
     for watcher in watchers:
       stack.callback(watcher.close)
       watcher.start(run)

@@ -1,0 +1,306 @@
+"""A run, whole: on any number of devices, cut anywhere, stopped and resumed."""
+
+import dataclasses
+import json
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+
+from cifar_flax import checkpoints, registry, steps, train
+from cifar_flax import config as config_lib
+from cifar_flax.data import datasets
+from cifar_flax.errors import UserError
+
+
+def random_split(n, seed):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 10, n).astype(np.int32)
+  images = rng.integers(0, 256, (n, 32, 32, 3))
+  images[..., 0] = 25 * labels[:, None, None]  # something to learn
+  return datasets.Split(images.astype(np.uint8), labels)
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch):
+  classes = tuple("0123456789")
+  info = datasets.Info("cifar10", "3.0.2", 0, "fingerprint", classes)
+  dataset = datasets.Dataset(random_split(72, 0), random_split(50, 1), info)
+  monkeypatch.setattr(datasets, "load", lambda config: dataset)
+  monkeypatch.setitem(registry.NETWORKS, "tiny", "tiny:Tiny")
+  return dataset
+
+
+def make_config(**assignments):
+  """Everything random is on: augmentation, dropout, order; BatchNorm as well."""
+  values = {
+    "model.name": "tiny",
+    "model.dropout_rate": 0.2,
+    "augmentation.zoom": 0.15,
+    "augmentation.flip": True,
+    "augmentation.crop_padding": 2,
+    "augmentation.cutout": 8,
+    "batch_size": 16,
+    "eval_batch_size": 20,
+    "num_epochs": 2,
+    "checkpoint.min_seconds": 0.0,
+    "schedule.learning_rate": 0.003,
+  } | {name.replace("__", "."): value for name, value in assignments.items()}
+  texts = {name: str(value) for name, value in values.items()}
+  return config_lib.validate(config_lib.override(config_lib.Config(), texts))
+
+
+def trained(config, num_devices, epochs):
+  trainer = train.Trainer(config, jax.devices()[:num_devices])
+  trainer.restore(None)
+  for _ in range(epochs):
+    trainer.train_epoch(lambda made: None)
+  return trainer
+
+
+def tensors(trainer):
+  """Every array of the state by its path, on the host."""
+  tree = jax.device_get(trainer.state)
+  return {
+    jax.tree_util.keystr(path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def assert_equal_bits(one, other):
+  assert one.keys() == other.keys()
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_any_number_of_devices_makes_the_same_run():
+  config = make_config(model__dtype="float64", ema_decay=0.9)
+  with jax.enable_x64(True):
+    runs = {n: trained(config, n, epochs=13) for n in (1, 2, 4, 8)}
+    expected = tensors(runs[1])
+    assert expected[".step"] == 52
+    for num_devices, run in runs.items():
+      for name, tensor in tensors(run).items():
+        scale = max(1.0, np.abs(expected[name]).max())
+        difference = np.abs(tensor - expected[name]).max()
+        tolerance = 1e-5 if ".metrics" in name else 1e-9  # sums in float32
+        assert difference <= tolerance * scale, (num_devices, name, difference)
+
+
+def test_float32_gradients_agree_over_devices():
+  # With SGD at rate 1 and no momentum, a step moves the parameters by the gradient.
+  plain = {"optimizer__name": "sgd", "optimizer__momentum": 0.0}
+  config = make_config(schedule__learning_rate=1.0, batch_size=72, **plain)
+  start = tensors(trained(config, 1, epochs=0))
+  ends = [tensors(trained(config, n, epochs=1)) for n in (1, 8)]
+  names = [name for name in start if name.startswith(".params")]
+  gradients = [{name: start[name] - end[name] for name in names} for end in ends]
+  largest = max(np.abs(gradient).max() for gradient in gradients[0].values())
+  for name in names:
+    difference = np.abs(gradients[0][name] - gradients[1][name]).max()
+    assert difference <= 1e-5 * largest, name
+
+
+def test_cutting_an_epoch_differently_changes_no_bit():
+  runs = [tensors(trained(make_config(steps_per_dispatch=n), 2, 2)) for n in (0, 1, 3)]
+  assert_equal_bits(runs[0], runs[1])
+  assert_equal_bits(runs[0], runs[2])
+
+
+def test_the_seed_decides_everything():
+  runs = [tensors(trained(make_config(seed=s), 1, 1)) for s in (0, 0, 1)]
+  assert_equal_bits(runs[0], runs[1])
+  kernels = [name for name in runs[0] if name.startswith(".params")]
+  kernels = [name for name in kernels if "kernel" in name]
+  assert all((runs[0][name] != runs[2][name]).any() for name in kernels)
+
+
+def test_state_stays_replicated_and_the_step_is_traced_once(monkeypatch):
+  calls = []
+  original = train.steps.augmentation.augment
+  monkeypatch.setattr(
+    train.steps.augmentation,
+    "augment",
+    lambda *args: calls.append(1) or original(*args),
+  )
+  run = trained(make_config(), 8, epochs=3)
+  assert len(calls) == 1
+  for leaf in jax.tree.leaves(run.state):
+    assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 8
+
+
+class ConstantLogits(nn.Module):
+  """Logits that depend on nothing but one parameter."""
+
+  @nn.compact
+  def __call__(self, images, *, train, noise=None):
+    del train, noise
+    logits = self.param("logits", lambda _: jnp.log(jnp.arange(1.0, 11.0)))
+    return jnp.broadcast_to(logits, (images.shape[0], 10))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_metrics_are_numpys(monkeypatch, tiny_data, smoothing):
+  monkeypatch.setattr(steps.models, "create", lambda *args: ConstantLogits())
+  config = make_config(
+    batch_size=24,
+    schedule__learning_rate=0.0,
+    label_smoothing=smoothing,
+    num_epochs=1,
+  )
+  trainer = train.Trainer(config, jax.devices()[:2])
+  trainer.restore(None)
+  metrics = trainer.train_epoch(lambda made: None)
+  log_p = np.log(np.arange(1, 11) / 55)  # softmax of log 1..10
+
+  def loss(labels, smoothing):
+    return -np.mean((1 - smoothing) * log_p[labels] + smoothing * log_p.mean())
+
+  labels = tiny_data.train.labels
+  assert metrics["loss"] == pytest.approx(loss(labels, smoothing), rel=1e-5)
+  assert metrics["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
+  result, labels = trainer.evaluate(), tiny_data.eval.labels
+  assert result["loss"] == pytest.approx(loss(labels, 0.0), rel=1e-5)
+  assert result["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
+
+
+def test_evaluation_counts_every_image_once():
+  run = trained(make_config(batch_size=8), 1, epochs=9)
+  data = run.dataset.eval
+  variables = {"params": run.state.params, "batch_stats": run.state.batch_stats}
+  logits = run.program.network.apply(
+    jax.device_get(variables), data.images.astype(np.float32) / 255, train=False
+  )
+  correct = int(np.sum(np.argmax(logits, -1) == data.labels))
+  assert 5 < correct < 50  # neither nothing nor everything: a miscount would show
+  content = serialization.msgpack_restore(run.snapshot().partition(b"\n")[2])
+  for batch_size, num_devices in ((1, 1), (7, 2), (20, 4), (33, 8), (512, 1)):
+    config = make_config(batch_size=8, eval_batch_size=batch_size)
+    other = train.Trainer(config, jax.devices()[:num_devices])
+    other.restore(content)
+    assert other.evaluate()["accuracy"] * 50 == pytest.approx(correct, abs=1e-4)
+
+
+def test_moving_average_of_the_weights_by_hand():
+  config = make_config(ema_decay=0.75, batch_size=72, num_epochs=1)
+  run = train.Trainer(config, jax.devices()[:1])
+  run.restore(None)
+  start = tensors(run)
+  run.train_epoch(lambda made: None)
+  end = tensors(run)
+  averages = [name for name in end if name.startswith(".ema")]
+  assert len(averages) == len([n for n in end if n[1:7] in ("params", "batch_")])
+  for name in averages:
+    source = name.replace(".ema['params']", ".params")
+    source = source.replace(".ema['batch_stats']", ".batch_stats")
+    expected = 0.75 * start[name] + 0.25 * end[source]
+    np.testing.assert_allclose(end[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_it_learns(tmp_path):
+  config = make_config(num_epochs=25, schedule__learning_rate=0.01)
+  config.augmentation = config_lib.Augmentation()
+  summary = train.train_and_evaluate(config, tmp_path, watchers=[])
+  assert summary["max_train_accuracy"] > 0.5  # of ten classes
+
+
+def test_a_resumed_run_is_the_unbroken_run(tmp_path):
+  config = make_config(num_epochs=4, ema_decay=0.9)
+  train.train_and_evaluate(config, tmp_path / "unbroken", watchers=[])
+  for epochs in (1, 3, 4):
+    part = dataclasses.replace(config, num_epochs=epochs)
+    train.train_and_evaluate(part, tmp_path / "stopped", watchers=[])
+  contents = [
+    checkpoints.restore(tmp_path / name / "checkpoints", "last")
+    for name in ("unbroken", "stopped")
+  ]
+  states = [serialization.to_bytes(content["state"]) for content in contents]
+  assert states[0] == states[1]
+  histories = [json.loads(content["run"])["history"] for content in contents]
+  clocks = ("seconds", "images_per_second")
+  for row in histories[0] + histories[1]:
+    assert all(row.pop(clock) > 0 for clock in clocks)
+  assert histories[0] == histories[1] and len(histories[0]) == 4
+
+
+def test_a_finished_run_leaves_its_directory_and_a_second_call_changes_nothing(
+  tmp_path,
+):
+  config = make_config(checkpoint__keep=1)
+  first = train.train_and_evaluate(config, tmp_path)
+  names = {path.name for path in tmp_path.iterdir()}
+  assert {"config.json", "metrics.jsonl", "summary.json", "curves.png"} <= names
+  files = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert files == {"best.ckpt", "step_000000008.ckpt"}
+  rows = (tmp_path / "metrics.jsonl").read_text()
+  assert [json.loads(row)["epoch"] for row in rows.splitlines()] == [1, 2]
+  assert json.loads((tmp_path / "summary.json").read_text()) == first
+  assert train.train_and_evaluate(config, tmp_path) == first
+  assert (tmp_path / "metrics.jsonl").read_text() == rows
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+  config = make_config(num_epochs=3)
+  train.train_and_evaluate(config, tmp_path, watchers=[])
+  newest, before = checkpoints.saved(tmp_path / "checkpoints")
+  whole = checkpoints.read(newest)
+  data = bytearray(newest.read_bytes())
+  data[len(data) // 2] ^= 1
+  newest.write_bytes(data)
+  with caplog.at_level(logging.WARNING):
+    train.train_and_evaluate(config, tmp_path, watchers=[])
+  assert "checksum does not match" in caplog.text
+  again = checkpoints.read(newest)
+  assert serialization.to_bytes(again["state"]) == serialization.to_bytes(
+    whole["state"]
+  )
+  for path in (newest, before):
+    path.write_bytes(b"")
+  with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
+    train.train_and_evaluate(config, tmp_path, watchers=[])
+
+
+def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monkeypatch):
+  train.train_and_evaluate(make_config(), tmp_path, watchers=[])
+  for name, value in (
+    ("seed", 5),
+    ("optimizer__b1", 0.5),
+    ("model__dtype", "bfloat16"),
+  ):
+    changed = make_config(**{name: value})
+    with pytest.raises(UserError, match=name.replace("__", ".")):
+      train.train_and_evaluate(changed, tmp_path, watchers=[])
+  harmless = make_config(num_epochs=3, steps_per_dispatch=2, eval_batch_size=9)
+  assert train.train_and_evaluate(harmless, tmp_path, watchers=[])["num_epochs"] == 3
+  info = dataclasses.replace(tiny_data.info, fingerprint="another")
+  other = dataclasses.replace(tiny_data, info=info)
+  monkeypatch.setattr(datasets, "load", lambda config: other)
+  with pytest.raises(UserError, match="holds other data"):
+    train.train_and_evaluate(make_config(num_epochs=4), tmp_path, watchers=[])
+
+
+def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):
+  config = make_config(num_epochs=3)
+  summary = train.train_and_evaluate(config, tmp_path, watchers=[])
+  last = train.evaluate_checkpoint(config, tmp_path, "last")
+  best = train.evaluate_checkpoint(config, tmp_path, "best")
+  assert f"epoch 3: accuracy {summary['final_eval_accuracy']:.2%}" in last
+  epoch, accuracy = summary["best_epoch"], summary["best_eval_accuracy"]
+  assert f"epoch {epoch}: accuracy {accuracy:.2%}" in best
+  with pytest.raises(UserError, match="no checkpoint here"):
+    train.evaluate_checkpoint(config, tmp_path / "elsewhere", "last")
+
+
+def test_a_batch_the_devices_cannot_share_is_refused_before_the_data(monkeypatch):
+  monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("data were loaded"))
+  with pytest.raises(UserError, match=r"batch_size=12: must be divisible by the 8"):
+    train.Trainer(make_config(batch_size=12))
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+  with pytest.raises(UserError, match="must be at most the 72 images"):
+    train.Trainer(make_config(batch_size=80))
