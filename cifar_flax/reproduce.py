@@ -92,35 +92,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_free(job: Job) -> None:
   """Refuses now what `main` would refuse hours later."""
-  for key, (before, now) in _differences(job).items():
-    if key != "num_epochs":
+  file = job.workdir / "config.json"
+  if not file.exists():
+    return
+  before = config_lib.flatten(config_lib.load(str(file)))
+  free = ("num_epochs", *run_directory.FREE_KEYS)
+  for key, now in config_lib.flatten(job.config).items():
+    if key not in free and before[key] != now:
       raise UserError(
-        f"config.{key}={now!r}: {job.workdir} was trained with {before!r}; keep that, "
-        "or choose another --output"
+        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; keep "
+        "that, or choose another --output"
       )
 
 
-def _differences(job: Job) -> dict[str, tuple[Any, Any]]:
-  """What the config of the run in a job's directory has otherwise: (before, now)."""
-  file = job.workdir / "config.json"
-  if not file.exists():
-    return {}
-  before = config_lib.flatten(config_lib.load(str(file)))
-  wanted = config_lib.flatten(job.config)
-  return {
-    key: (before[key], now)
-    for key, now in wanted.items()
-    if key not in run_directory.FREE_KEYS and before[key] != now
-  }
-
-
 def finished(job: Job) -> dict[str, Any] | None:
-  """The summary of a job's run if that has reached its last epoch."""
+  """The summary in a job's run directory if it is of as many epochs."""
   file = job.workdir / "summary.json"
-  if not file.exists() or _differences(job):
-    return None
-  summary = json.loads(file.read_text())
-  return summary if summary["num_epochs"] == job.config.num_epochs else None
+  summary = json.loads(file.read_text()) if file.exists() else None
+  if summary and summary["num_epochs"] == job.config.num_epochs:
+    return summary
+  return None
 
 
 def run_process(command: Sequence[str]) -> int:

@@ -161,6 +161,8 @@ def test_tensorboard_has_every_value_by_step(tmp_path):
 def test_tensorboard_on_resuming_doubles_and_loses_nothing(tmp_path):
   rows = make_rows(1, 5)
   drive(observers.TensorBoard(), make_run(tmp_path), rows[:4])
+  (old,) = tmp_path.iterdir()
+  old.rename(tmp_path / "events.out.tfevents.1000000000.another-host")
   drive(observers.TensorBoard(), make_run(tmp_path, history=rows[:3]), rows[3:])
   points = [p[:2] for p in read_scalars(tmp_path)]
   assert len(points) == len(set(points))
@@ -288,7 +290,7 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
   now, stream = [0.0], io.StringIO()
   observer = terminal.PlainLines(stream, clock=lambda: now[0])
   rows = make_rows(1, 2)
-  observer.start(make_run(tmp_path, num_epochs=2))
+  observer.start(make_run(tmp_path, num_epochs=3))
   for row in rows:
     for step in range(0, 400, 10):  # two seconds each, 80 an epoch
       observer.progress(Progress("train", row["epoch"], step, 390, 1.25, 0.5, 640.0))
@@ -296,7 +298,7 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
     observer.epoch(row)
   observer.close()
   first, *lines = stream.getvalue().splitlines()
-  for what in ("net6b", "151,404", "cifar10", "2 epochs", str(tmp_path)):
+  for what in ("net6b", "151,404", "cifar10", "3 epochs", str(tmp_path)):
     assert what in first
   assert [line.split("  ")[1].split(" accuracy")[0] for line in lines] == [
     "train step 150/390",
@@ -306,12 +308,13 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
     "train step 300/390",
     "train loss 0.7500",
   ]
-  # 240 steps of 128 images at 640 a second, then an epoch of 78 s.
+  # 240 steps of 128 images at 640 a second, then two epochs of 78 s.
   assert lines[0].endswith("loss 1.2500 acc 50.00% 640 img/s 00:48 left, "
-                           "run 02:06")  # fmt: skip
-  # One epoch left, which takes what the first one took.
-  assert lines[2].endswith("41.0 s, 00:41 left")
-  assert lines[5].endswith("42.0 s")
+                           "run 03:24")  # fmt: skip
+  # The epochs that are left take what the last one took.
+  assert lines[2].endswith("41.0 s, 01:22 left")
+  assert lines[3].endswith("00:48 left, run 01:29")
+  assert lines[5].endswith("42.0 s, 00:42 left")
 
 
 def test_plain_lines_go_on_after_the_epochs_of_before(tmp_path):
