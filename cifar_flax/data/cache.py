@@ -9,7 +9,6 @@ import logging
 import os
 import pathlib
 import tempfile
-import zipfile
 
 import numpy as np
 
@@ -33,14 +32,14 @@ def load(fingerprint: str, counts: dict[str, int]) -> dict[str, Records] | None:
   """
   path = folder() / f"{fingerprint}.npz"
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       splits = {
         name: Records(*(arrays[f"{name}/{field}"] for field in _FIELDS))
         for name in counts
       }
-  except FileNotFoundError:
+  except OSError:
     return None
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+  except Exception as error:  # damage makes zipfile and NumPy fail in many ways
     logging.warning("Rebuilding the damaged cache file %s (%s).", path, error)
     return None
   if not all(splits[name].fits(count) for name, count in counts.items()):

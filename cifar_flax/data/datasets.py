@@ -155,7 +155,8 @@ def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
   for instruction in instructions:
     name, start = starts[os.fspath(instruction.filename)]
     start += instruction.skip
-    parts.append((name, slice(start, start + instruction.take)))
+    if instruction.take > 0:  # it is negative for train[9:3]
+      parts.append((name, slice(start, start + instruction.take)))
   if not parts:
     raise UserError(f"{field}={spec!r} selects no examples; at least one is needed.")
   return parts

@@ -72,7 +72,8 @@ def open_folder(folder: pathlib.Path) -> Any:
     formats = [declared.get("fileFormat", "tfrecord")]
     formats += declared.get("alternativeFileFormats", [])
     if _FORMAT in formats:
-      builder = tfds.builder_from_directory(folder, file_format=_FORMAT)
+      builder = tfds.builder_from_directory(folder)
+      builder.info.set_file_format(_FORMAT, override=True, override_if_initialized=True)
   except Exception as error:  # TFDS's reader fails in many ways on damaged JSON
     raise _damaged(folder, f"cannot be read as a TFDS dataset ({error})") from error
   if _FORMAT not in formats:
@@ -162,15 +163,12 @@ def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
 
 
 def _read_file(path: pathlib.Path, declared: int) -> list[bytes]:
-  reader = None
   try:
     reader = array_record_module.ArrayRecordReader(str(path))
     records = reader.read_all()
+    reader.close()
   except RuntimeError as error:
     raise _damaged(path, f"is truncated or damaged ({error})") from error
-  finally:
-    if reader is not None:
-      reader.close()
   if len(records) != declared:
     raise _damaged(
       path, f"holds {len(records)} examples where {INFO_FILE} says {declared}"

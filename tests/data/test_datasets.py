@@ -1,0 +1,340 @@
+"""Loading prepared data: splits, fingerprint, cache, and every way to be damaged."""
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+import stat
+import types
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from stand_ins import NUM_TEST, NUM_TRAIN, make_config
+
+from cifar_flax.data import archives, cache, cifar10, datasets, preparing, records
+from cifar_flax.errors import UserError
+
+VERSION_FOLDER = pathlib.Path("cifar10") / "3.0.2"
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory, pixels) -> pathlib.Path:
+  """As `prepared_once`, but train in four files."""
+  data_dir = tmp_path_factory.mktemp("sharded")
+  parts = {
+    "train": (pixels.train, pixels.train_labels),
+    "test": (pixels.test, pixels.test_labels),
+  }
+  contents = archives.Contents(parts, [f"class {index}" for index in range(10)], 0)
+  config = tfds.download.DownloadConfig(num_shards=4)
+  cifar10.Cifar10(contents, data_dir=data_dir).download_and_prepare(
+    file_format="array_record", download_config=config
+  )
+  assert len(list((data_dir / VERSION_FOLDER).glob("*train*"))) == 4
+  return data_dir
+
+
+@pytest.fixture
+def folder(prepared_once, tmp_path) -> pathlib.Path:
+  """A copy of the prepared dataset, in the default place, to be damaged."""
+  copy = tmp_path / "tfds" / VERSION_FOLDER
+  shutil.copytree(prepared_once / VERSION_FOLDER, copy)
+  return copy
+
+
+def edit(path: pathlib.Path, change) -> None:
+  content = json.loads(path.read_text())
+  change(content)
+  path.write_text(json.dumps(content))
+
+
+def refused(match: str, **values) -> str:
+  with pytest.raises(UserError, match=match) as error:
+    datasets.load(make_config(**values))
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+SPLITS = [
+  *("train", "test", "train[:45]", "train[45:]", "train[-7:-2]", "train[10%:]"),
+  *("train[33%:66%]", "train[40:]+test[:5]", "test + train[:1]", "all", "train[7:8]"),
+]
+
+
+@pytest.mark.parametrize("spec", SPLITS)
+@pytest.mark.parametrize("source", ["prepared_once", "sharded"])
+def test_splits_mean_what_tfds_means_sorted_by_id(spec, source, request):
+  data_dir = request.getfixturevalue(source)
+  config = make_config(data_dir=str(data_dir), train_split=spec, eval_split=spec)
+  dataset = datasets.load(config)
+  builder = tfds.builder_from_directory(data_dir / VERSION_FOLDER)
+  rows = sorted(builder.as_data_source(spec), key=lambda row: row["id"])
+  for split in (dataset.train, dataset.eval):
+    np.testing.assert_array_equal(split.images, [row["image"] for row in rows])
+    np.testing.assert_array_equal(split.labels, [row["label"] for row in rows])
+    assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+
+
+def test_slices_are_of_the_order_on_disk(prepared_once, pixels):
+  config = make_config(data_dir=str(prepared_once), train_split="train[:30]")
+  images = datasets.load(config).train.images
+  assert len(images) == 30
+  assert not np.array_equal(images, pixels.train[:30]), "TFDS shuffles on disk"
+
+
+@pytest.mark.parametrize("field", ["train_split", "eval_split"])
+@pytest.mark.parametrize(
+  "spec",
+  ["trian", "train[", "train[:61]", "train[:110%]", "train[a:b]", "train[3]", "train+"],
+)
+def test_bad_split_is_refused(field, spec, prepared_once):
+  message = refused("is no TFDS split", data_dir=str(prepared_once), **{field: spec})
+  assert f"data.{field}={spec!r}" in message and "train[10%:]" in message
+
+
+@pytest.mark.parametrize("spec", ["train[5:5]", "train[9:3]", "train[:0%]"])
+def test_empty_split_is_refused(spec, prepared_once):
+  message = refused("selects no examples", data_dir=str(prepared_once), eval_split=spec)
+  assert f"data.eval_split={spec!r}" in message
+
+
+def test_data_folder_is_the_given_one_then_the_environments_then_homes(
+  folder, tmp_path, monkeypatch
+):
+  assert len(datasets.load(make_config()).train.labels) == NUM_TRAIN
+  data_dir = folder.parents[1]
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+  monkeypatch.setattr(cifar10, "prepare", _not_found)
+  refused("not found")
+  datasets.load(make_config(data_dir=str(data_dir)))
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  datasets.load(make_config(data_dir=os.path.relpath(data_dir)))
+  monkeypatch.delenv("TFDS_DATA_DIR")
+  refused("not found")
+  data_dir.rename(tmp_path / "home_of_data")
+  (tmp_path / "home").mkdir()
+  (tmp_path / "home_of_data").rename(tmp_path / "home" / "tensorflow_datasets")
+  datasets.load(make_config())
+  datasets.load(make_config(data_dir="~/tensorflow_datasets"))
+
+
+def _not_found(folder, archive):
+  raise UserError(f"{folder} not found")
+
+
+def test_fingerprint_is_of_the_contents_not_the_place(folder, prepared_once):
+  here = datasets.load(make_config()).info
+  assert here == datasets.load(make_config(data_dir=str(prepared_once))).info
+  assert len(here.fingerprint) == 64 and int(here.fingerprint, 16)
+  assert here.download_size == 12345
+  for path in sorted(folder.iterdir()):
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    changed = records.fingerprint(folder, records.open_folder(folder))
+    assert changed != here.fingerprint, path.name
+    path.write_bytes(content)
+  assert datasets.load(make_config()).info == here
+
+
+def count_reads(monkeypatch) -> list:
+  reads, read = [], records.read
+  monkeypatch.setattr(records, "read", lambda b: reads.append(b) or read(b))
+  return reads
+
+
+def the_cache_file() -> pathlib.Path:
+  (path,) = cache.folder().iterdir()
+  return path
+
+
+def test_second_load_decodes_nothing(prepared_once, monkeypatch):
+  config = make_config(data_dir=str(prepared_once))
+  reads = count_reads(monkeypatch)
+  first, second = datasets.load(config), datasets.load(config)
+  assert len(reads) == 1
+  np.testing.assert_array_equal(first.train.images, second.train.images)
+  np.testing.assert_array_equal(first.eval.labels, second.eval.labels)
+  assert first.info == second.info
+  assert stat.S_IMODE(cache.folder().stat().st_mode) == 0o700
+  assert stat.S_IMODE(the_cache_file().stat().st_mode) == 0o600
+  assert the_cache_file().stem == first.info.fingerprint
+
+
+def flip(path, position):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  "name", ["pixel", "truncated", "empty", "text", "other arrays"]
+)
+def test_damaged_cache_is_rebuilt(name, prepared_once, monkeypatch, caplog):
+  config = make_config(data_dir=str(prepared_once))
+  expected = datasets.load(config)
+  path = the_cache_file()
+  content = path.read_bytes()
+  if name == "pixel":
+    flip(path, 5000)
+  elif name == "other arrays":
+    fields = dict(images=np.zeros((3, 2)), labels=np.zeros(3), ids=np.zeros(3))
+    arrays = {f"{s}/{f}": fields[f] for s in ("train", "test") for f in fields}
+    np.savez(path, allow_pickle=False, **arrays)
+  else:
+    path.write_bytes({"truncated": content[:-900], "empty": b"", "text": b"hi"}[name])
+  reads = count_reads(monkeypatch)
+  for _ in range(2):
+    found = datasets.load(config)
+    np.testing.assert_array_equal(found.train.images, expected.train.images)
+  assert len(reads) == 1, "rebuilt once, and whole again"
+  assert [record.levelno for record in caplog.records] == [logging.WARNING]
+  assert "Rebuilding the damaged cache" in caplog.text
+
+
+def test_impossible_cache_is_done_without(prepared_once, tmp_path, monkeypatch, caplog):
+  (tmp_path / "file").write_text("in the way")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+  reads = count_reads(monkeypatch)
+  for _ in range(2):
+    dataset = datasets.load(make_config(data_dir=str(prepared_once)))
+  assert len(reads) == 2 and len(dataset.train.labels) == NUM_TRAIN
+  assert caplog.text.count("Going on without a cache") == len(caplog.records) == 2
+
+
+def test_full_disk_leaves_no_half_cache(prepared_once, monkeypatch, caplog):
+  def fail(file, **arrays):
+    file.write(b"half")
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(np, "savez", fail)
+  datasets.load(make_config(data_dir=str(prepared_once)))
+  assert not list(cache.folder().iterdir())
+  assert "No space left" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damage", ["half", "empty", "tail", "flipped", "absent"])
+def test_damaged_records_are_refused(split, damage, folder):
+  (path,) = folder.glob(f"*-{split}.array_record*")
+  size = path.stat().st_size
+  match damage:
+    case "flipped":
+      flip(path, size // 4)
+    case "absent":
+      path.unlink()
+    case _:
+      os.truncate(path, {"half": size // 2, "empty": 0, "tail": size - 100}[damage])
+  message = refused("truncated or damaged|No such file")
+  assert str(path) in message and "data.data_dir" in message
+
+
+def test_other_counts_than_described_are_refused(folder):
+  def change(info):
+    info["splits"][0]["shardLengths"] = [str(NUM_TRAIN - 1)]
+
+  edit(folder / "dataset_info.json", change)
+  refused(f"holds {NUM_TRAIN} examples where dataset_info.json says {NUM_TRAIN - 1}")
+
+
+class Odd(cifar10.Cifar10, skip_registration=True):
+  """cifar10 with other features, whose description is then made to look right."""
+
+  name = "cifar10"
+  shape, num_classes = (32, 32, 3), 10
+
+  def _info(self):
+    features = preparing.features()
+    features = tfds.features.FeaturesDict(
+      {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=self.shape),
+        "label": tfds.features.ClassLabel(num_classes=self.num_classes),
+      }
+    )
+    return tfds.core.DatasetInfo(builder=self, features=features)
+
+
+def prepare_odd(folder, pixels, **attributes):
+  """Replaces the prepared records by those of a builder with other features."""
+  kind = types.new_class(
+    "Odd",
+    (Odd,),
+    {"skip_registration": True},
+    lambda body: body.update(name="cifar10", **attributes),
+  )
+  shape = attributes.get("shape", (32, 32, 3))
+  images = np.resize(pixels.train, (NUM_TRAIN, *shape))
+  labels = np.arange(NUM_TRAIN) % kind.num_classes
+  parts = {
+    "train": (images, labels),
+    "test": (images[:NUM_TEST], labels[:NUM_TEST]),
+  }
+  names = [str(index) for index in range(kind.num_classes)]
+  other = folder.parents[2] / "odd"
+  builder = kind(archives.Contents(parts, names, 0), data_dir=other)
+  builder.download_and_prepare(file_format="array_record")
+  for path in folder.glob("*.array_record*"):
+    shutil.copy(builder.data_path / path.name, path)
+  return builder.data_path
+
+
+@pytest.mark.parametrize(
+  ("attributes", "match"),
+  [
+    ({"num_classes": 12}, "example .* has label 1[01], not 0 to 9"),
+    ({"shape": (28, 28, 3)}, r"image is uint8 \[28, 28, 3\], not uint8 32x32x3"),
+  ],
+)
+def test_examples_other_than_described_are_refused(attributes, match, folder, pixels):
+  prepare_odd(folder, pixels, **attributes)
+  refused(match)
+
+
+def test_cifar100_under_cifar10s_name_is_refused(folder, pixels):
+  source = prepare_odd(folder, pixels, num_classes=100)
+  for path in source.iterdir():
+    shutil.copy(path, folder / path.name)
+  refused("classes = 100, needed is 10")
+
+
+def test_tfrecord_gets_one_line_and_array_record_beside_it_is_read(folder):
+  edit(folder / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
+  message = refused("tfds convert_format")
+  assert f"--dataset_version_dir={folder} --out_file_format=array_record" in message
+  edit(
+    folder / "dataset_info.json",
+    lambda info: info.update(alternativeFileFormats=["array_record"]),
+  )
+  assert len(datasets.load(make_config()).train.labels) == NUM_TRAIN
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "{", None])
+def test_damaged_descriptions_are_refused(name, content, folder, monkeypatch):
+  if content is None:
+    (folder / name).unlink()
+  else:
+    (folder / name).write_text(content)
+  monkeypatch.setattr(cifar10, "prepare", lambda folder, archive: None)
+  assert str(folder) in refused("data.data_dir")
+
+
+def test_unknown_dataset_is_refused():
+  refused(
+    "data.dataset='cifar100' is unknown; .* cifar10, shapes10", dataset="cifar100"
+  )
+
+
+def test_absent_parent_is_refused(tmp_path):
+  given = tmp_path / "typo" / "data"
+  refused("parent folder does not exist", data_dir=str(given), dataset="shapes10")
+  assert not given.parent.exists()
+
+
+def test_file_in_the_place_of_the_data_folder_is_refused(tmp_path):
+  (tmp_path / "data").write_text("")
+  refused(
+    "cannot prepare shapes10", data_dir=str(tmp_path / "data"), dataset="shapes10"
+  )
