@@ -30,8 +30,24 @@ def key(default: Any, meaning: str, *, low=None, high=None, below=None, choices=
   return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Section:
+  """Refuses what a typo in a config file would add, or put in a section's place."""
+
+  __slots__ = ()
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    known = {field.name: field for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+    what = f"{type(self).__name__.lower()}.{name}={value!r}"
+    if name not in known:
+      raise UserError(f"{what}: no such key{nearest(name, known)}")
+    section = known[name].type
+    if not known[name].metadata and not isinstance(value, section):  # type: ignore[arg-type]
+      raise UserError(f"{what}: is a section; set its keys instead")
+    object.__setattr__(self, name, value)
+
+
 @dataclasses.dataclass(slots=True)
-class Data:
+class Data(_Section):
   """Which images, from where, and which of them train and evaluate."""
 
   dataset: str = key("cifar10", "name of the data set", choices=data.NAMES)
@@ -42,7 +58,7 @@ class Data:
 
 
 @dataclasses.dataclass(slots=True)
-class Augmentation:
+class Augmentation(_Section):
   """What happens to a training image, on the device; 0 and False switch it off."""
 
   zoom: float = key(0.0, "each axis scaled by U[1-zoom, 1+zoom]", low=0.0, below=1.0)
@@ -53,7 +69,7 @@ class Augmentation:
 
 
 @dataclasses.dataclass(slots=True)
-class Model:
+class Model(_Section):
   """Which network, in which arithmetic."""
 
   name: str = key("net6a", "network", choices=registry.NETWORKS)
@@ -70,7 +86,7 @@ class Model:
 
 
 @dataclasses.dataclass(slots=True)
-class Optimizer:
+class Optimizer(_Section):
   """How a gradient becomes an update."""
 
   name: str = key("keras_adam", "Adam as Keras or Optax writes it, or SGD",
@@ -85,7 +101,7 @@ class Optimizer:
 
 
 @dataclasses.dataclass(slots=True)
-class Schedule:
+class Schedule(_Section):
   """The learning rate over a run."""
 
   name: str = key("constant", "its shape", choices=SCHEDULES)
@@ -97,7 +113,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(slots=True)
-class Checkpoint:
+class Checkpoint(_Section):
   """What is kept of a run's state."""
 
   keep: int = key(2, "newest checkpoints kept, beside the best one", low=1)
@@ -105,7 +121,7 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(slots=True)
-class Config:
+class Config(_Section):
   """A run. The defaults are what the published networks have in common."""
 
   name: str = key("", "names the run directory; '' is the config file's name")
@@ -180,9 +196,9 @@ def _allowed(field: dataclasses.Field) -> str:
 
 def nearest(name: str, known) -> str:
   """'; did you mean 'x'?' for the closest of `known`, or ''."""
-  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  if not close and "." not in name:  # `learning_rate` for `schedule.learning_rate`
-    close = [k for k in known if k.rsplit(".", 1)[-1] == name]
+  # First `schedule.learning_rate` for `learning_rate`, `model.name` for `model`.
+  close = [k for k in known if k.endswith(f".{name}") or k.startswith(f"{name}.")]
+  close = close or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
   return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -195,7 +211,7 @@ def _refuse(name: str, value: Any, field: dataclasses.Field) -> UserError:
 def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
   """`value` in the key's type, or UserError."""
   limits = field.metadata
-  if field.type is float and type(value) is int:
+  if field.type is float and type(value) is int and abs(value) < 2**53:
     value = float(value)
   good = type(value) is field.type
   if good and field.type is float:
@@ -263,7 +279,7 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 
   def walk(node: dict[str, Any], prefix: str) -> None:
     for part, value in node.items():
-      if isinstance(value, dict):
+      if isinstance(value, dict) and prefix + part not in known:
         walk(value, f"{prefix}{part}.")
       else:
         flat[prefix + part] = value
@@ -288,11 +304,11 @@ def load(path: str) -> Config:
     UserError: no such file, not a config, or a value it may not have.
   """
   file = pathlib.Path(path)
-  if file.is_dir():
+  if os.path.isdir(path):
     raise UserError(
       f"--config={path!r}: is a folder; name a file such as configs/net6a.py"
     )
-  if not file.is_file():
+  if not os.path.isfile(path):  # False as well where a name is too long to be one
     others = [str(p) for p in sorted(file.parent.glob("*.py")) if p.stem != "__init__"]
     raise UserError(f"--config={path!r}: no such file{nearest(path, others)}")
   if file.suffix == ".json":
@@ -308,7 +324,7 @@ def load(path: str) -> Config:
 def _load_json(file: pathlib.Path) -> Config:
   try:
     values = json.loads(file.read_text())
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
     raise UserError(f"{file}: not readable as JSON: {error}") from None
   if not isinstance(values, dict):
     raise UserError(f"{file}: must hold an object of config keys")
@@ -324,7 +340,9 @@ def _load_python(file: pathlib.Path) -> Config:
   try:
     spec.loader.exec_module(module)
     config = module.get_config()
-  except Exception as error:
+  except UserError as error:
+    raise UserError(f"--config={str(file)!r}: {error}") from None
+  except (Exception, SystemExit) as error:
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     raise UserError(f"--config={str(file)!r}: {what}") from None
   finally:

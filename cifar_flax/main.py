@@ -12,6 +12,7 @@ from cifar_flax.errors import UserError
 
 MODES = ("train", "eval")
 CHECKPOINTS = ("best", "last")
+FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--help")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,8 +57,8 @@ def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
       continue
     name, equals, value = argument.removeprefix("--config.").partition("=")
     if not equals:
-      value = next(arguments, None)
-    if value is None or (not equals and value.startswith("--")):
+      value = next(arguments, "--")
+    if not equals and value.startswith("--"):
       raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE")
     overrides[name] = value
   return overrides, others
@@ -70,7 +71,10 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
     UserError: one line naming the field, its value and what is allowed.
   """
   overrides, others = split_overrides(argv)
-  flags = _parser().parse_args(others)
+  flags, unknown = _parser().parse_known_args(others)
+  if unknown:
+    hint = config_lib.nearest(unknown[0].partition("=")[0], FLAGS)
+    raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
   for name, allowed in (("mode", MODES), ("checkpoint", CHECKPOINTS)):
     value = getattr(flags, name)
     if value not in allowed:
@@ -82,10 +86,19 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
     raise UserError("--config=FILE is missing; for example --config=configs/net6a.py")
   config = config_lib.load(flags.config)
   config = config_lib.validate(config_lib.override(config, overrides))
-  workdir = pathlib.Path(flags.workdir or os.path.join("runs", config.name))
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"--workdir={str(workdir)!r}: is a file; name a folder")
-  return config, workdir, flags
+  config.name = config.name or pathlib.Path(flags.config).stem
+  return config, _folder(flags.workdir, os.path.join("runs", config.name)), flags
+
+
+def _folder(given: str | None, default: str) -> pathlib.Path:
+  """The run directory, if a folder is there or can be made."""
+  path = pathlib.Path(default if given is None else given)
+  if given == "":
+    raise UserError(f"--workdir='': must name a folder; without it, {default}")
+  for part in (path, *path.parents):
+    if os.path.exists(part) and not os.path.isdir(part):
+      raise UserError(f"--workdir={str(path)!r}: {part} is a file; name a folder")
+  return path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
       print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
     return 0
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("interrupted: the same command goes on where it stopped", file=sys.stderr)
