@@ -30,20 +30,21 @@ class Cifar10(cifar.Cifar10, skip_registration=True):
     self._contents = contents
     super().__init__(**kwargs)
 
-  def _make_download_manager(self, **kwargs: Any) -> archives.Contents:
+  def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
     # The files are here already. All that TFDS asks of what it hands on to
     # `_split_generators` is the `downloaded_size` that it writes down.
-    del kwargs
+    del args, kwargs
     return self._contents
 
-  def _split_generators(self, dl_manager: archives.Contents) -> dict[str, Iterator]:
-    self.info.features["label"].names = dl_manager.class_names
+  def _split_generators(self, dl_manager: Any) -> Any:
+    features: Any = self.info.features
+    features["label"].names = dl_manager.class_names
     return {
-      split: self._generate_examples(split, *dl_manager.splits[split])
+      split: self._examples(split, *dl_manager.splits[split])
       for split in ("train", "test")
     }
 
-  def _generate_examples(
+  def _examples(
     self, split: str, images: np.ndarray, labels: np.ndarray
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     for index in tqdm(range(len(images)), f"encoding {split}", disable=None):

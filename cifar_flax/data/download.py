@@ -93,11 +93,10 @@ def _receive(url: str, file: BinaryIO, size: int, progress: tqdm) -> None:
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
       file.truncate(0)  # the host cannot go on in the middle
       progress.reset()
-    announced = int(response.headers.get("Content-Length", size - progress.n))
-    if progress.n + announced != size:
-      raise DownloadError(
-        f"it offers {announced} bytes, needed are {size - progress.n}"
-      )
+    if response.length is not None:  # what it announces beyond the first bytes
+      offered = progress.n + len(chunk) + response.length
+      if offered != size:
+        raise DownloadError(f"it offers {offered} bytes where {size} are needed")
     while chunk:
       chunk = chunk[: size - progress.n]
       file.write(chunk)

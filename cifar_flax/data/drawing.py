@@ -36,7 +36,7 @@ class _Numbers:
 
 
 def _cosine_sine(turns: float) -> tuple[np.float32, np.float32]:
-  angle = 2 * math.pi * float(turns)
+  angle = 2 * math.pi * turns
   return np.float32(round(math.cos(angle), 6)), np.float32(round(math.sin(angle), 6))
 
 
@@ -131,7 +131,7 @@ def _turned(
     scale: Pixels per unit of x and of y.
     turns: The largest angle, to either side.
   """
-  cosine, sine = _cosine_sine(numbers.number(-turns, turns))
+  cosine, sine = _cosine_sine(float(numbers.number(-turns, turns)))
   columns, rows = _COLUMNS - centre[0], _ROWS - centre[1]
   x = (cosine * columns + sine * rows) / scale[0]
   y = (cosine * rows - sine * columns) / scale[1]
@@ -141,8 +141,8 @@ def _turned(
 def _coverage(mask: np.ndarray) -> np.ndarray:
   """Returns which part of each pixel a mask of samples covers, `[32, 32, 1]`."""
   counts = mask.astype(np.uint8)
-  counts = sum(counts[start::_SAMPLES] for start in range(_SAMPLES))
-  counts = sum(counts[:, start::_SAMPLES] for start in range(_SAMPLES))
+  counts = np.add.reduce([counts[start::_SAMPLES] for start in range(_SAMPLES)])
+  counts = np.add.reduce([counts[:, start::_SAMPLES] for start in range(_SAMPLES)])
   return (counts.astype(np.float32) / np.float32(_SAMPLES**2))[..., None]
 
 

@@ -11,19 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cifar_flax.data.records import IMAGE_SHAPE, INFO_FILE, NUM_CLASSES
+from cifar_flax.data.records import INFO_FILE
 from cifar_flax.errors import UserError
-
-
-def features() -> tfds.features.FeaturesDict:
-  """Returns CIFAR-10's features: `id`, `image` and `label`."""
-  return tfds.features.FeaturesDict(
-    {
-      "id": tfds.features.Text(),
-      "image": tfds.features.Image(shape=IMAGE_SHAPE),
-      "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
-    }
-  )
 
 
 def png(image: np.ndarray) -> io.BytesIO:

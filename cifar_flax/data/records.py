@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import io
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # pyright: ignore[reportAttributeAccessIssue]  compiled
+)
 from PIL import Image
 from tqdm import tqdm
 
@@ -68,21 +69,18 @@ def open_folder(folder: pathlib.Path) -> Any:
       32x32 RGB images of ten classes.
   """
   try:
-    declared = json.loads((folder / INFO_FILE).read_text())
-    formats = [declared.get("fileFormat", "tfrecord")]
-    formats += declared.get("alternativeFileFormats", [])
-    if _FORMAT in formats:
-      builder = tfds.builder_from_directory(folder)
-      builder.info.set_file_format(_FORMAT, override=True, override_if_initialized=True)
+    builder = tfds.builder_from_directory(folder)
+    formats = {kind.value for kind in builder.info.available_file_formats()}
   except Exception as error:  # TFDS's reader fails in many ways on damaged JSON
     raise _damaged(folder, f"cannot be read as a TFDS dataset ({error})") from error
   if _FORMAT not in formats:
     raise UserError(
-      f"{folder} is prepared as {formats[0]}, which only TensorFlow can read. Where"
-      f" TensorFlow is installed, add {_FORMAT} beside it with `tfds convert_format"
-      f" --dataset_version_dir={folder} --out_file_format={_FORMAT}`, or set"
-      " data.data_dir to another folder to have it prepared there."
+      f"{folder} is prepared as {' and '.join(sorted(formats))}, which only TensorFlow"
+      f" can read. Where TensorFlow is installed, add {_FORMAT} beside it with `tfds"
+      f" convert_format --dataset_version_dir={folder} --out_file_format={_FORMAT}`, or"
+      " set data.data_dir to another folder to have it prepared there."
     )
+  builder.info.set_file_format(_FORMAT, override=True, override_if_initialized=True)
   _check_features(folder, builder.info.features)
   return builder
 

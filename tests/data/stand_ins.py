@@ -7,10 +7,9 @@ import pickle
 import struct
 import tarfile
 import types
+from typing import Any
 
 import numpy as np
-
-from cifar_flax.data import datasets
 
 CLASS_NAMES = (
   *("airplane", "automobile", "bird", "cat", "deer"),
@@ -62,10 +61,13 @@ def binary_members(pixels: Pixels) -> dict[str, bytes]:
   return members
 
 
-class Python2Pickler(pickle._Pickler):  # the pure-Python one can be taught
+PurePickler: Any = pickle._Pickler  # type: ignore  # can be taught, unlike the C one
+
+
+class Python2Pickler(PurePickler):
   """Writes what Python 2's cPickle wrote: byte strings as strings, old NumPy names."""
 
-  dispatch = dict(pickle._Pickler.dispatch)
+  dispatch = dict(PurePickler.dispatch)
 
   def save_string(self, value):
     self.write(b"T" + struct.pack("<i", len(value)) + value)
@@ -116,6 +118,6 @@ def python_members(pixels: Pixels) -> dict[str, bytes]:
   return members
 
 
-def make_config(**values) -> datasets.Config:
+def make_config(**values) -> Any:
   defaults = dict.fromkeys(["data_dir", "archive", "train_split", "eval_split"], "")
   return types.SimpleNamespace(**{"dataset": "cifar10", **defaults, **values})

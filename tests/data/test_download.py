@@ -37,7 +37,7 @@ class Host(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  server: Host
+  server: Host  # type: ignore  # the one it always has
 
   def do_GET(self):  # noqa: N802, the base class's name
     host, wanted = self.server, self.headers["Range"]
@@ -56,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       time.sleep(host.pause)
       self.wfile.write(host.content[position : min(position + host.chunk, end)])
 
-  def log_message(self, *args):
+  def log_message(self, format, *args):
     pass
 
 

@@ -15,9 +15,9 @@ SHA256 = "a21454f8f88a3aff9bc6d34b1721288c466f2f9cab611fcfaa46de06f1caadae"
 
 
 def draw_many(key: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-  labels = np.arange(number) % 10
+  labels = [index % 10 for index in range(number)]
   images = [drawing.draw(label, key, index) for index, label in enumerate(labels)]
-  return np.stack(images), labels
+  return np.stack(images), np.array(labels)
 
 
 def test_same_pixels_on_every_machine():
