@@ -15,15 +15,16 @@ CHECKPOINTS = ("best", "last")
 FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--help")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
   """Answers in one line instead of three."""
 
   def error(self, message: str):
+    """Raises UserError."""
     raise UserError(f"{message} (--help lists all flags)")
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog="python -m cifar_flax.main",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

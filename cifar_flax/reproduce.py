@@ -73,7 +73,7 @@ def plan(argv: Sequence[str]) -> tuple[list[Job], pathlib.Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = main_lib._Parser(
+  parser = main_lib.Parser(
     prog="python -m cifar_flax.reproduce",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,9 +2,7 @@
 
 import collections
 import json
-import os
 import pathlib
-import platform
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -60,7 +58,6 @@ def collect(
     "failures": failures,
     "configs": [_entry(group) for group in by_config.values()],
     "devices": dict(collections.Counter(s["device"] for s in done)),
-    "host": host(),
     "versions": _distinct(s["versions"] for s in done),
     "data": _distinct(s["data"] for s in done),
   }
@@ -131,15 +128,6 @@ def _ours(done: Sequence[Summary]) -> dict[str, dict[str, float | None]] | None:
   }
 
 
-def host() -> str:
-  """The machine that writes the table: processor, cores, system."""
-  file = pathlib.Path("/proc/cpuinfo")
-  lines = file.read_text().splitlines() if file.exists() else []
-  names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-  processor = names[0] if names else platform.processor() or platform.machine()
-  return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
-
-
 def markdown(results: dict[str, Any]) -> str:
   """The table and, below it, what it was made with."""
   lines = ["# Published and ours", "", HEAD]
@@ -203,7 +191,6 @@ def _notes(results: dict[str, Any]) -> list[str]:
     notes.append(f"**Failed**: {folder}, exit code {code}.")
   for device, count in results["devices"].items():
     notes.append(f"Trained on {device} ({count} runs).")
-  notes.append(f"This table was written on: {results['host']}.")
   for versions in results["versions"]:
     notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
   notes += [_describe_data(data) for data in results["data"]]

@@ -87,13 +87,18 @@ def resume(
       f"({info.fingerprint[:12]}) than this run was trained on "
       f"({run['fingerprint'][:12]}); restore them, or choose another --workdir"
     )
-  return serialization.from_state_dict(state, content["state"])
+  try:
+    return serialization.from_state_dict(state, content["state"])
+  except (KeyError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    raise UserError(
+      f"the checkpoint is of another version of this project ({reason}); choose "
+      "another --workdir"
+    ) from None
 
 
 def hardware(devices: Sequence[jax.Device]) -> str:
-  """The devices in words, such as "1 x NVIDIA H100" or a processor's name and cores."""
-  if devices[0].platform != "cpu":
-    return f"{len(devices)} x {devices[0].device_kind}"
+  """Devices and processor in words, such as "1 x NVIDIA H100, Xeon, 16 cores"."""
   model = platform.processor() or platform.machine()
   cpuinfo = pathlib.Path("/proc/cpuinfo")
   if cpuinfo.exists():
@@ -103,7 +108,8 @@ def hardware(devices: Sequence[jax.Device]) -> str:
       if line.startswith("model name")
     ]
     model = names[0] if names else model
-  return f"{len(devices)} x cpu ({model}, {len(os.sched_getaffinity(0))} cores)"
+  kind = devices[0].device_kind
+  return f"{len(devices)} x {kind}, {model}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

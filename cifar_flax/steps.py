@@ -67,6 +67,11 @@ class TrainState:
   metrics: Metrics
 
 
+def parameter_dtype(config: Config):
+  """Type of parameters, pixels and sums: `config.model.dtype`, at least float32."""
+  return jnp.promote_types(config.model.dtype, jnp.float32)
+
+
 def create_state(
   config: Config,
   network: models.Network,
@@ -74,12 +79,13 @@ def create_state(
   image_shape: tuple[int, ...],
 ) -> TrainState:
   """The state before the first step, a function of `config.seed`, in host memory."""
-  images = jnp.zeros((1, *image_shape), config.model.dtype)
+  images = jnp.zeros((1, *image_shape), parameter_dtype(config))
   init = jax.jit(functools.partial(network.init, train=False))
   variables = init(jax.random.key(config.seed), images)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
-  wide = jnp.promote_types(config.model.dtype, jnp.float32)  # Flax makes float32 ones
-  batch_stats = jax.tree.map(lambda average: average.astype(wide), batch_stats)
+  batch_stats = jax.tree.map(  # Flax makes float32 ones, whatever the parameters are
+    lambda average: average.astype(parameter_dtype(config)), batch_stats
+  )
   ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else {}
   state = TrainState(
     step=jnp.zeros([], jnp.int32),
@@ -108,6 +114,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
   )
 
 
+def _pixels(images: jax.Array, config: Config) -> jax.Array:
+  """Bytes to [0, 1]; wider than bfloat16, for augmentation's sake."""
+  return images.astype(parameter_dtype(config)) / 255
+
+
 def _metrics(logits, labels, losses, mask=None) -> Metrics:
   """Sums over all devices; `mask` [batch] is 0 for what does not count."""
   average = functools.partial(clu_metrics.Average.from_model_output, mask=mask)
@@ -127,7 +138,7 @@ def make_train_step(
 
   def train_step(state: TrainState, images, labels, indices) -> TrainState:
     noise = ops.hash_uint32(config.seed, state.step.astype(jnp.uint32), indices)
-    x = images[indices].astype(config.model.dtype) / 255
+    x = _pixels(images[indices], config)
     x = augmentation.augment(x, noise, config.augmentation)
     y = labels[indices]
 
@@ -169,7 +180,7 @@ def make_eval_step(config: Config, network: models.Network) -> Callable:
   """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`."""
 
   def eval_step(variables, images, labels, indices, mask) -> Metrics:
-    x = images[indices].astype(config.model.dtype) / 255
+    x = _pixels(images[indices], config)
     y = labels[indices]
     logits = network.apply(variables, x, train=False)
     return _metrics(logits, y, cross_entropy(logits, y, 0.0), mask)
@@ -208,7 +219,8 @@ class Program:
       indices [devices, steps, batch per device], of which `num_steps` steps are made.
       The number is an argument of one compiled loop, so that cutting an epoch
       differently compiles nothing again and changes no bit.
-    eval_steps: (variables, images, labels, num_steps, indices, mask) -> Metrics.
+    eval_steps: (sums, variables, images, labels, num_steps, indices, mask) -> sums, of
+      `Metrics`.
   """
 
   def __init__(
@@ -231,11 +243,11 @@ class Program:
 
       return jax.lax.fori_loop(0, num_steps, body, state)
 
-    def eval_steps(variables, images, labels, num_steps, indices, mask):
+    def eval_steps(sums, variables, images, labels, num_steps, indices, mask):
       def body(i, sums):
         return sums.merge(eval_step(variables, images, labels, indices[i], mask[i]))
 
-      return jax.lax.fori_loop(0, num_steps, body, Metrics.empty())
+      return jax.lax.fori_loop(0, num_steps, body, sums)
 
     self.train_steps = map_over_devices(train_steps, devices, 1, donate=0)
     self.eval_steps = map_over_devices(eval_steps, devices, 2)

@@ -114,37 +114,58 @@ class Trainer:
     indices = batches.train_indices(
       config.seed, epoch, len(labels), config.batch_size, len(self.devices)
     )
-    size = config.steps_per_dispatch or STEPS_PER_DISPATCH.get(
-      self.devices[0].platform, program.steps_per_epoch
-    )
-    for count, piece in dispatches(self._mine(indices), size, made):
-      self.state = program.train_steps(self.state, images, labels, count, piece)
+    for count, piece in self._dispatches(made, indices):
+      self.state = program.train_steps(self.state, images, labels, count, *piece)
       made += int(count)
       progress(made)
     return self.state.metrics.means()
 
-  def evaluate(self) -> dict[str, float]:
-    """Loss and accuracy on the evaluation split, every image counted once."""
+  def evaluate(self, progress: Callable[[int, int, steps.Metrics], None] | None = None):
+    """Loss and accuracy on the evaluation split, every image counted once.
+
+    Args:
+      progress: called after every dispatch with the steps made, their number and the
+        sums so far.
+
+    Returns:
+      Mean loss and accuracy.
+    """
     images, labels = self._eval
     size = min(self.config.eval_batch_size, len(labels))
-    indices, mask = map(
-      self._mine, batches.eval_indices(len(labels), size, len(self.devices))
-    )
+    indices, mask = batches.eval_indices(len(labels), size, len(self.devices))
     variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-    sums = self.program.eval_steps(
-      self.state.ema or variables,
-      images,
-      labels,
-      np.int32(indices.shape[1]),
-      indices,
-      mask,
-    )
+    variables = self.state.ema or variables
+    sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
+    for count, piece in self._dispatches(0, indices, mask):
+      sums = self.program.eval_steps(sums, variables, images, labels, count, *piece)
+      made += int(count)
+      if progress is not None:
+        progress(made, indices.shape[1], sums)
     return sums.means()
 
-  def _mine(self, per_device: np.ndarray) -> np.ndarray:
-    """The rows of a [devices, ...] array that belong to this process's devices."""
-    mine = [d.process_index == jax.process_index() for d in self.devices]
-    return per_device[np.asarray(mine)]
+  def _dispatches(
+    self, first: int, *arrays: np.ndarray
+  ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
+    """Cuts [devices, steps, batch] arrays into pieces of one shape, the last one padded.
+
+    Args:
+      first: the step to begin with.
+      *arrays: over all devices.
+
+    Yields:
+      The number of steps that count, and a piece of each array, for this process's
+      devices: [devices, steps per dispatch, batch].
+    """
+    mine = np.asarray([d.process_index == jax.process_index() for d in self.devices])
+    num_steps = arrays[0].shape[1]
+    size = self.config.steps_per_dispatch
+    size = size or STEPS_PER_DISPATCH.get(self.devices[0].platform, num_steps)
+    size = min(size, num_steps)
+    for start in range(first, num_steps, size):
+      pieces = [array[mine, start : start + size] for array in arrays]
+      count = pieces[0].shape[1]
+      padding = [(0, 0), (0, size - count), (0, 0)]
+      yield np.int32(count), [np.pad(piece, padding) for piece in pieces]
 
 
 def check_batch(batch_size: int, num_devices: int) -> None:
@@ -157,22 +178,6 @@ def check_batch(batch_size: int, num_devices: int) -> None:
     )
 
 
-def dispatches(
-  indices: np.ndarray, size: int, first: int
-) -> Iterator[tuple[np.int32, np.ndarray]]:
-  """Cuts [devices, steps, batch] into pieces of `size` steps, the last one padded.
-
-  Yields:
-    The number of steps that count, and [devices, size, batch].
-  """
-  num_steps = indices.shape[1]
-  size = min(size, num_steps)
-  for start in range(first, num_steps, size):
-    piece = indices[:, start : start + size]
-    count = piece.shape[1]
-    yield np.int32(count), np.pad(piece, [(0, 0), (0, size - count), (0, 0)])
-
-
 def run_epoch(
   trainer: Trainer, watchers: Sequence[observers.Observer]
 ) -> dict[str, Any]:
@@ -181,26 +186,32 @@ def run_epoch(
   epoch = len(trainer.history) + 1
   first = int(trainer.state.step) % program.steps_per_epoch
 
-  def images_per_second(made: int) -> float:
-    seconds = time.monotonic() - started
-    return (made - first) * trainer.config.batch_size / seconds
-
-  def progress(made: int) -> None:
-    if watchers:
-      report = observers.Progress(
-        phase="train",
-        epoch=epoch,
-        step=made,
-        steps=program.steps_per_epoch,
-        images_per_second=images_per_second(made),
-        **trainer.state.metrics.means(),
+  def report(phase: str, made: int, num_steps: int, speed: float, sums) -> None:
+    if watchers:  # reading the sums waits for the devices
+      news = observers.Progress(
+        phase, epoch, made, num_steps, images_per_second=speed, **sums.means()
       )
       for watcher in watchers:
-        watcher.progress(report)
+        watcher.progress(news)
 
-  trained = trainer.train_epoch(progress)
+  def images_per_second(made: int) -> float:
+    images = (made - first) * trainer.config.batch_size
+    return images / (time.monotonic() - started)
+
+  def trained_some(made: int) -> None:
+    speed = images_per_second(made)
+    report("train", made, program.steps_per_epoch, speed, trainer.state.metrics)
+
+  trained = trainer.train_epoch(trained_some)
   speed = images_per_second(program.steps_per_epoch)
-  evaluated = trainer.evaluate()
+  evaluation_started = time.monotonic()
+
+  def evaluated_some(made: int, num_steps: int, sums: steps.Metrics) -> None:
+    seconds = time.monotonic() - evaluation_started
+    images = made * trainer.config.eval_batch_size
+    report("evaluate", made, num_steps, images / seconds, sums)
+
+  evaluated = trainer.evaluate(evaluated_some)
   step = int(trainer.state.step)
   return {
     "epoch": epoch,
