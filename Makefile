@@ -5,9 +5,8 @@ CONFIG ?= configs/net6a.py
 ARGS ?=
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# cuda and tpu are extras; constraints pin what was tested, per Python version.
-EXTRAS = dev$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 comma := ,
+EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
 .PHONY: quickstart train reproduce test test-full lint format clean
@@ -36,14 +35,24 @@ format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-$(INSTALLED): pyproject.toml constraints/*.txt
+$(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 2; }
+	  { echo 'error: needs Python >= 3.11; name one: make PYTHON=python3.12'; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints/py$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])').txt \
+	@version=$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
+	file=constraints/py$$version.txt; \
+	if [ ! -f $$file ]; then \
+	  echo "note: $$file is not there: newest versions, not the tested ones"; \
+	  file=/dev/null; \
+	fi; \
+	echo "installing into $(VENV), a few minutes once"; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
 	  --editable '.[$(EXTRAS)]'
 	@touch $@
+
+ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
+$(error ACCELERATOR=$(ACCELERATOR): must be cpu, cuda or tpu)
+endif
 
 clean:
 	rm -rf $(VENV)

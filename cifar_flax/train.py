@@ -146,7 +146,7 @@ class Trainer:
   def _dispatches(
     self, first: int, *arrays: np.ndarray
   ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
-    """Cuts [devices, steps, batch] arrays into pieces of one shape, the last one padded.
+    """Cuts [devices, steps, batch] arrays into pieces of one shape, the last padded.
 
     Args:
       first: the step to begin with.

@@ -19,8 +19,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   Returns:
     int32 [n].
   """
-  with np.errstate(over="ignore"):
-    keys = ops.hash_uint32(seed, epoch, np.arange(num_examples, dtype=np.uint32))
+  keys = ops.hash_uint32(seed, epoch, np.arange(num_examples))
   return np.argsort(keys, kind="stable").astype(np.int32)
 
 
