@@ -1,7 +1,8 @@
 """Keeps decoded datasets in the user's cache folder: decoding takes seconds.
 
-One uncompressed npz file per fingerprint. Its members carry checksums, and nothing in
-it is executed. The folder may be deleted at any time.
+One uncompressed npz file per dataset, named by the hash of the dataset's files. Its
+members carry checksums, and nothing in it is executed. The folder may be deleted at any
+time.
 """
 
 import contextlib
@@ -23,14 +24,14 @@ def folder() -> pathlib.Path:
   return pathlib.Path(base).expanduser() / "cifar_flax" / "data"
 
 
-def load(fingerprint: str, counts: dict[str, int]) -> dict[str, Records] | None:
+def load(key: str, counts: dict[str, int]) -> dict[str, Records] | None:
   """Returns the cached splits, or None where there are none or they are damaged.
 
   Args:
-    fingerprint: Which dataset.
+    key: Which dataset.
     counts: The number of examples each split must have.
   """
-  path = folder() / f"{fingerprint}.npz"
+  path = folder() / f"{key}.npz"
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       splits = {
@@ -48,14 +49,14 @@ def load(fingerprint: str, counts: dict[str, int]) -> dict[str, Records] | None:
   return splits
 
 
-def store(fingerprint: str, splits: dict[str, Records]) -> None:
+def store(key: str, splits: dict[str, Records]) -> None:
   """Writes the splits atomically; where that is impossible, warns and goes on."""
   arrays = {
     f"{name}/{field}": getattr(records, field)
     for name, records in splits.items()
     for field in _FIELDS
   }
-  path = folder() / f"{fingerprint}.npz"
+  path = folder() / f"{key}.npz"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)

@@ -16,7 +16,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE = "cifar-10-binary.tar.gz"
 
 
-class Cifar10(cifar.Cifar10, skip_registration=True):
+class Cifar10(cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
   """TFDS's builder, so its name, version, features, keys and order; our own reader.
 
   TFDS's reader and its PNG encoder import TensorFlow.

@@ -59,7 +59,7 @@ class Info:
     name: The dataset's name in TFDS.
     version: Its version in TFDS.
     download_size: Bytes of the official archive it was prepared from, 0 if unknown.
-    fingerprint: sha256 of the prepared files, in hexadecimal.
+    fingerprint: sha256 of all examples in their order on disk, in hexadecimal.
     class_names: The name of each label, in order.
   """
 
@@ -98,18 +98,18 @@ def load(config: Config) -> Dataset:
       ("data.eval_split", config.eval_split or "test"),
     )
   }
-  fingerprint = records.fingerprint(folder, builder)
+  key = records.hash_files(folder, builder)
   counts = {name: split.num_examples for name, split in builder.info.splits.items()}
-  splits = cache.load(fingerprint, counts)
+  splits = cache.load(key, counts)
   if splits is None:
     splits = records.read(builder)
-    cache.store(fingerprint, splits)
+    cache.store(key, splits)
   train, evaluation = (_take(splits, chosen) for chosen in positions.values())
   info = Info(
     name=builder.info.name,
     version=str(builder.info.version),
     download_size=int(builder.info.download_size),
-    fingerprint=fingerprint,
+    fingerprint=records.fingerprint(splits),
     class_names=tuple(builder.info.features["label"].names),
   )
   return Dataset(train, evaluation, info)

@@ -102,8 +102,19 @@ def _check_features(folder: pathlib.Path, features: Any) -> None:
       )
 
 
-def fingerprint(folder: pathlib.Path, builder: Any) -> str:
-  """Returns the sha256 of the dataset's files: names, sizes and contents, no paths."""
+def hash_files(folder: pathlib.Path, builder: Any) -> str:
+  """Returns the sha256 of the dataset's files: names, sizes and contents, no paths.
+
+  Of no use to compare data with: TFDS writes the features of an example in an order
+  that changes from one process to the next.
+
+  Args:
+    folder: What `open_folder` was given.
+    builder: What it returned.
+
+  Raises:
+    UserError: a file is missing.
+  """
   paths = [folder / INFO_FILE, folder / "features.json"]
   paths += sorted(folder.glob("*.labels.txt"))
   for split in builder.info.splits.values():
@@ -117,6 +128,20 @@ def fingerprint(folder: pathlib.Path, builder: Any) -> str:
           digest.update(chunk)
     except OSError as error:
       raise _damaged(path, error.strerror) from error
+  return digest.hexdigest()
+
+
+def fingerprint(splits: dict[str, Records]) -> str:
+  """Returns the sha256 of all examples in their order on disk, ids and labels included.
+
+  The same wherever and whenever the same data were prepared.
+  """
+  digest = hashlib.sha256()
+  for name, split in sorted(splits.items()):
+    digest.update(f"{name} {len(split.ids)}\n".encode())
+    digest.update(b"\n".join(split.ids.tolist()))
+    digest.update(split.labels.astype("<i4").tobytes())
+    digest.update(np.ascontiguousarray(split.images).data)
   return digest.hexdigest()
 
 

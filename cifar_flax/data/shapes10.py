@@ -17,7 +17,7 @@ NUM_TRAIN = 10_000
 NUM_TEST = 2_000
 
 
-class Shapes10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Shapes10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Ten shapes in any colour, place, size and rotation over textured backgrounds."""
 
   name = "shapes10"

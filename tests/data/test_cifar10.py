@@ -37,6 +37,19 @@ def test_archive_becomes_the_images_it_was_made_of(kind, request, pixels):
   assert (dataset.info.name, dataset.info.version) == ("cifar10", "3.0.2")
 
 
+def test_preparing_again_gives_the_same_fingerprint(
+  binary_archive, python_archive, tmp_path
+):
+  infos = [
+    datasets.load(make_config(archive=str(archive), data_dir=str(data_dir))).info
+    for archive, data_dir in [
+      (binary_archive, tmp_path / "a"),
+      (python_archive, tmp_path / "b"),
+    ]
+  ]
+  assert infos[0].fingerprint == infos[1].fingerprint
+
+
 def test_ours_is_what_tfds_own_builder_writes(
   binary_archive, tmp_path, pixels, monkeypatch
 ):
