@@ -78,7 +78,7 @@ def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 class KerasAdamState(NamedTuple):
   """Number of updates made, and the moving averages of gradient and square."""
 
-  count: jax.Array
+  step: jax.Array
   mu: optax.Updates
   nu: optax.Updates
 
@@ -99,16 +99,16 @@ def scale_by_keras_adam(
 
   def update(updates, state, params=None):
     del params
-    count = optax.safe_increment(state.count)
+    step = optax.safe_increment(state.step)
     mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
     nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
 
     def scaled(m, v):
-      t = count.astype(m.dtype)
+      t = step.astype(m.dtype)
       correction = jnp.sqrt(1 - b2**t) / (1 - b1**t)
       return correction * m / (jnp.sqrt(v) + epsilon)
 
-    return jax.tree.map(scaled, mu, nu), KerasAdamState(count, mu, nu)
+    return jax.tree.map(scaled, mu, nu), KerasAdamState(step, mu, nu)
 
   return optax.GradientTransformation(init, update)
 

@@ -17,6 +17,11 @@ from cifar_flax.config import Config
 from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
 
+# Whose versions a summary records: what computes the numbers.
+PACKAGES = (
+  *("cifar_flax", "jax", "jaxlib", "flax", "optax", "numpy"),
+  "tensorflow-datasets",
+)
 # What may differ when a run goes on: none of it changes what is computed.
 FREE_KEYS = (
   "name",
@@ -113,11 +118,9 @@ def hardware(devices: Sequence[jax.Device]) -> str:
 
 
 def versions() -> dict[str, str]:
-  """Versions of what computes the numbers."""
-  packages = ("cifar_flax", "jax", "jaxlib", "flax", "optax", "numpy")
-  packages += ("tensorflow-datasets",)
+  """Versions of Python and of `PACKAGES`."""
   found = {"python": platform.python_version()}
-  for package in packages:
+  for package in PACKAGES:
     try:
       found[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -135,6 +135,7 @@ def make_train_step(
   steps_per_epoch: int,
 ) -> Callable:
   """Returns `train_step(state, images, labels, indices) -> state` for one device."""
+  apply: Callable = network.apply
 
   def train_step(state: TrainState, images, labels, indices) -> TrainState:
     noise = ops.hash_uint32(config.seed, state.step.astype(jnp.uint32), indices)
@@ -143,8 +144,9 @@ def make_train_step(
     y = labels[indices]
 
     def loss_fn(params):
-      logits, updated = network.apply(
-        {"params": params, "batch_stats": state.batch_stats},
+      variables = {"params": params, "batch_stats": state.batch_stats}
+      logits, updated = apply(
+        variables,
         x,
         train=True,
         noise=noise,
@@ -178,11 +180,12 @@ def make_train_step(
 
 def make_eval_step(config: Config, network: models.Network) -> Callable:
   """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`."""
+  apply: Callable = network.apply
 
   def eval_step(variables, images, labels, indices, mask) -> Metrics:
     x = _pixels(images[indices], config)
     y = labels[indices]
-    logits = network.apply(variables, x, train=False)
+    logits = apply(variables, x, train=False)
     return _metrics(logits, y, cross_entropy(logits, y, 0.0), mask)
 
   return eval_step

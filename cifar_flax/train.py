@@ -157,9 +157,9 @@ class Trainer:
       devices: [devices, steps per dispatch, batch].
     """
     mine = np.asarray([d.process_index == jax.process_index() for d in self.devices])
-    num_steps = arrays[0].shape[1]
-    size = self.config.steps_per_dispatch
-    size = size or STEPS_PER_DISPATCH.get(self.devices[0].platform, num_steps)
+    num_steps: int = arrays[0].shape[1]
+    platform = self.devices[0].platform
+    size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
     size = min(size, num_steps)
     for start in range(first, num_steps, size):
       pieces = [array[mine, start : start + size] for array in arrays]

@@ -54,4 +54,4 @@ def eval_indices(
   shape = (steps, num_devices, batch)
   mask = (padded < num_examples).astype(np.float32).reshape(shape)
   indices = np.minimum(padded, num_examples - 1).astype(np.int32).reshape(shape)
-  return tuple(np.ascontiguousarray(a.transpose(1, 0, 2)) for a in (indices, mask))
+  return indices.transpose(1, 0, 2), mask.transpose(1, 0, 2)

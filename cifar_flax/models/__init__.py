@@ -1,6 +1,7 @@
 """Networks by name: `create` builds the one a config asks for."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def create(
   """
   operations = ops.select(config.ops)
   dtype = jnp.dtype(config.dtype)
-  types = {
+  types: dict[str, Any] = {
     "dtype": dtype,
     "param_dtype": jnp.promote_types(dtype, jnp.float32),
   }
