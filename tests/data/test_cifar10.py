@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -258,8 +259,9 @@ def test_downloaded_archive_is_kept_and_used(monkeypatch, binary_archive, tmp_pa
     path.write_bytes(binary_archive.read_bytes())
 
   monkeypatch.setattr(download, "fetch", fetch)
-  for data_dir in ("", "", str(tmp_path / "tfds")):
-    dataset = datasets.load(make_config(data_dir=data_dir))
+  dataset = datasets.load(make_config())
+  shutil.rmtree(tmp_path / "tfds" / "cifar10")
+  datasets.load(make_config())
   published = archives.PUBLISHED["cifar-10-binary.tar.gz"]
   assert calls == [(cifar10.URL, published.size, published.checksum)]
   assert dataset.info.download_size == published.size

@@ -24,12 +24,15 @@ class Host(http.server.ThreadingHTTPServer):
   content = CONTENT
   drop_after = 10**9  # bytes after which a connection breaks
   ranges = True
+  refused: tuple[int, ...] = ()  # which requests, counted from 1, get a 503
+  stalls = False  # falls silent, for the first connection, where it would break
   chunk = 1 << 16
   pause = 0.0  # seconds before each chunk
 
   def __init__(self):
     super().__init__(("127.0.0.1", 0), Handler)
     self.requested: list[str | None] = []
+    self.awake = threading.Event()
     self.url = f"http://127.0.0.1:{self.server_port}/file.tgz"
 
   def handle_error(self, request, client_address):
@@ -42,8 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def do_GET(self):  # noqa: N802, the base class's name
     host, wanted = self.server, self.headers["Range"]
     host.requested.append(wanted)
-    if self.path != "/file.tgz":
-      self.send_error(404)
+    if self.path != "/file.tgz" or len(host.requested) in host.refused:
+      self.send_error(404 if self.path != "/file.tgz" else 503)
       return
     start = 0
     if wanted and host.ranges:
@@ -55,6 +58,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     for position in range(start, end, host.chunk):
       time.sleep(host.pause)
       self.wfile.write(host.content[position : min(position + host.chunk, end)])
+    if host.stalls and len(host.requested) == 1:
+      host.awake.wait(20)
 
   def log_message(self, format, *args):
     pass
@@ -67,6 +72,7 @@ def host(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
+    server.awake.set()
     server.shutdown()
     thread.join()
 
@@ -96,6 +102,32 @@ def test_broken_connections_are_continued(host, tmp_path):
   host.drop_after = 100_000
   fetch(host, tmp_path / "file.tgz")
   assert host.requested == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_silence_in_the_middle_is_continued(host, tmp_path, monkeypatch):
+  monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.4)
+  host.drop_after, host.stalls = 200_000, True
+  start = time.monotonic()
+  fetch(host, tmp_path / "file.tgz")
+  assert time.monotonic() - start < 5
+  assert host.requested == [None, "bytes=200000-"]
+
+
+def test_once_it_came_it_is_asked_again_and_again(host, tmp_path):
+  host.drop_after, host.refused = 200_000, (2, 3, 4)
+  fetch(host, tmp_path / "file.tgz")
+  assert host.requested == [None, *["bytes=200000-"] * 4]
+
+
+def test_but_not_for_ever(host, tmp_path):
+  host.drop_after, host.refused = 200_000, tuple(range(2, 100))
+  with pytest.raises(download.DownloadError, match="503"):
+    fetch(host, tmp_path / "file.tgz")
+  assert (tmp_path / "file.tgz.part").read_bytes() == CONTENT[:200_000]
+  host.refused = (len(host.requested) + 1,)
+  with pytest.raises(download.DownloadError, match="503"):
+    fetch(host, tmp_path / "file.tgz")  # nothing came, so no second attempt
+  fetch(host, tmp_path / "file.tgz")
 
 
 def test_interrupted_download_is_continued(host, tmp_path):

@@ -1,13 +1,16 @@
 """shapes10: the same pixels everywhere, real shapes, and no task for a linear model."""
 
+import concurrent.futures
 import hashlib
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
 from stand_ins import make_config
 
-from cifar_flax.data import datasets, drawing, shapes10
+from cifar_flax.data import datasets, drawing, preparing, shapes10
 
 # Of the first 100 training images, in order. Changed only together with
 # `Shapes10.VERSION`: whoever has the dataset on disk keeps the old images.
@@ -40,6 +43,23 @@ def test_prepared_like_cifar10(monkeypatch, capfd):
   shown = capfd.readouterr()
   assert shown.out == ""
   assert shown.err.splitlines()[0].startswith("Preparing shapes10 in ")
+
+
+def test_two_runs_at_once_prepare_once(monkeypatch, tmp_path):
+  monkeypatch.setattr(shapes10, "NUM_TRAIN", 20)
+  monkeypatch.setattr(shapes10, "NUM_TEST", 10)
+  made = []
+
+  def make_builder():
+    made.append(threading.get_ident())
+    time.sleep(0.3)
+    return shapes10.Shapes10(data_dir=tmp_path / "data")
+
+  folder = tmp_path / "data" / "shapes10" / "1.0.0"
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    runs = [pool.submit(preparing.prepare, folder, make_builder) for _ in range(2)]
+  assert [run.result() for run in runs] == [None, None]
+  assert len(made) == 1 and (folder / "dataset_info.json").is_file()
 
 
 def test_ten_thousand_and_two_thousand():
