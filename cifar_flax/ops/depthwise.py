@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cifar_flax.ops.window import Window, pad, shifted, spread
+from cifar_flax.ops.window import Window, pad, shifted, spread, sum_over_images
 
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -50,15 +50,26 @@ def _forward(x, kernel, window):
 
 def _backward(window, residuals, gradient):
   x, kernel = residuals
-  wide = jnp.promote_types(x.dtype, jnp.float32)
   spread_gradient, moving = spread(gradient, x.shape, kernel.shape, window)
   input_gradient = _convolve(spread_gradient, kernel[::-1, ::-1], moving)
-  pixels = shifted(pad(x, window), kernel.shape, window, gradient.shape[1:3])
-  sums = [
-    jnp.sum(image.astype(wide) * gradient.astype(wide), axis=(0, 1, 2))
-    for image in pixels
-  ]
-  return input_gradient, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+  return input_gradient, _filter_gradient(gradient, x, kernel, window)
+
+
+def _filter_gradient(gradient, x, kernel, window):
+  """Sums over images first: additions of whole images, no reduction but the last.
+
+  One reduction per tap over everything takes six times as long.
+  """
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  size = gradient.shape[1:3]
+
+  def products(x, gradient):
+    pixels = shifted(x, kernel.shape, window, size)
+    return [image.astype(wide) * gradient.astype(wide) for image in pixels]
+
+  totals = sum_over_images(products, 1, pad(x, window), gradient)
+  sums = [jnp.sum(total, axis=(0, 1, 2)) for total in totals]
+  return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 
 _convolve.defvjp(_forward, _backward)

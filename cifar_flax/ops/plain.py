@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cifar_flax.ops.window import Window, pad, shifted, spread
+from cifar_flax.ops.window import Window, pad, shifted, spread, sum_over_images
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
+# Shifted copies of so many pixels stay in a cache of 1-2 MB; the whole batch at once
+# takes 1.4 to 2.5 times as long.
+_PIXELS_AT_A_TIME = 4096
 
 
 def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -87,15 +90,19 @@ def _input_gradient(gradient, x, kernel, window):
 
 def _filter_gradient(gradient, x, kernel, window):
   """One product per tap: the pixels it met, times the gradients they went to."""
-  groups = window.groups
   size = gradient.shape[1:3]
-  right = gradient.reshape(-1, groups, gradient.shape[3] // groups)
-  products = []
-  for pixels in shifted(pad(x, window), kernel.shape, window, size):
-    left = pixels.reshape(-1, groups, kernel.shape[2])
-    products.append(_product(left, right, window.precision))
+
+  def products(x, gradient):
+    right = gradient.reshape(-1, window.groups, gradient.shape[3] // window.groups)
+    return [
+      _product(pixels.reshape(*right.shape[:2], -1), right, window.precision)
+      for pixels in shifted(x, kernel.shape, window, size)
+    ]
+
+  chunk = max(1, _PIXELS_AT_A_TIME // (size[0] * size[1]))
+  taps = sum_over_images(products, chunk, pad(x, window), gradient)
   # [taps, groups, in, out] -> HWIO, whose last axis is (group, out).
-  stacked = jnp.stack(products).transpose(0, 2, 1, 3)
+  stacked = jnp.stack(taps).transpose(0, 2, 1, 3)
   return stacked.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -1,6 +1,6 @@
 """How a kernel moves over an image, and the shifted images it sees."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -108,3 +108,35 @@ def spread(
     return gradient, moving._replace(padding=(vertical[:2], horizontal[:2]))
   zero = jnp.zeros((), gradient.dtype)
   return lax.pad(gradient, zero, ((0, 0, 0), *pads, (0, 0, 0))), moving
+
+
+def sum_over_images(
+  function: Callable[..., Any], chunk: int, *arrays: jax.Array
+) -> Any:
+  """Adds up what `function` makes of a few images at a time.
+
+  Same result as `function(*arrays)` for a function that sums over its images, but the
+  shifted copies it makes are small enough to stay in the cache.
+
+  Args:
+    function: takes the arrays' images, returns arrays.
+    chunk: most images at a time; the largest divisor of the batch up to it is taken.
+    *arrays: `[batch, ...]`.
+
+  Returns:
+    What `function` returns.
+  """
+  batch = arrays[0].shape[0]
+  chunk = max(size for size in range(1, max(chunk, 1) + 1) if batch % size == 0)
+  if chunk == batch:
+    return function(*arrays)
+  pieces = [array.reshape(-1, chunk, *array.shape[1:]) for array in arrays]
+  zeros = jax.tree.map(
+    lambda piece: jnp.zeros(piece.shape, piece.dtype),
+    jax.eval_shape(function, *(piece[0] for piece in pieces)),
+  )
+
+  def add(total, images):
+    return jax.tree.map(jnp.add, total, function(*images)), None
+
+  return lax.scan(add, zeros, pieces)[0]
