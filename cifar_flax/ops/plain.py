@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cifar_flax.ops.window import Window, pad, shifted, spread, sum_over_images
+from cifar_flax.ops.window import (
+  Window,
+  map_over_images,
+  pad,
+  shifted,
+  spread,
+  sum_over_images,
+)
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 # Shifted copies of so many pixels stay in a cache of 1-2 MB; the whole batch at once
@@ -54,16 +61,24 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   Returns:
     `[batch, height, width, out_channels]`.
   """
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window.strides,
-    window.padding,
+  run = functools.partial(
+    lax.conv_general_dilated,
+    rhs=kernel,
+    window_strides=window.strides,
+    padding=window.padding,
     rhs_dilation=window.dilation,
     dimension_numbers=_CANONICAL,
     feature_group_count=window.groups,
     precision=window.precision,
   )
+  if window.padding == ((0, 0), (0, 0)):
+    # XLA:CPU takes 1.6 to 2.5 times as long for the whole batch without a border.
+    return map_over_images(run, _images_at_a_time(x.shape), x)
+  return run(x)
+
+
+def _images_at_a_time(image):
+  return max(1, _PIXELS_AT_A_TIME // (image[1] * image[2]))
 
 
 def _forward(x, kernel, window):
@@ -99,7 +114,7 @@ def _filter_gradient(gradient, x, kernel, window):
       for pixels in shifted(x, kernel.shape, window, size)
     ]
 
-  chunk = max(1, _PIXELS_AT_A_TIME // (size[0] * size[1]))
+  chunk = _images_at_a_time(gradient.shape)
   taps = sum_over_images(products, chunk, pad(x, window), gradient)
   # [taps, groups, in, out] -> HWIO, whose last axis is (group, out).
   stacked = jnp.stack(taps).transpose(0, 2, 1, 3)
