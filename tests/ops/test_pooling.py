@@ -25,11 +25,10 @@ def pool_by_loop(x, gradient, window):
 @pytest.mark.parametrize("name", ["fast", "lax"])
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("size", [(6, 6), (7, 9), (9, 8)])
-@pytest.mark.parametrize("ties", [False, True])
-def test_value_and_gradient(name, window, size, ties):
+def test_value_and_gradient(name, window, size):
   random = np.random.default_rng(0)
   x = random.standard_normal((3, *size, 5)).astype(np.float32)
-  x = np.round(x) if ties else x
+  x[0] = np.round(x[0])  # ties, of two and of more
   gradient = random.standard_normal((3, size[0] // window, size[1] // window, 5))
   gradient = gradient.astype(np.float32)
   y, dx = pool_by_loop(x, gradient, window)
