@@ -17,8 +17,8 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from cifar_flax import config as config_lib
-from cifar_flax import curves, observers, published, terminal
-from cifar_flax.observers import Progress, Run
+from cifar_flax import observers, published
+from cifar_flax.observers import Progress, Run, curves, files, terminal
 
 
 def make_run(workdir, name="net6b", num_epochs=50, history=(), **data):
@@ -107,13 +107,13 @@ def count_color(picture, color):
 
 def test_config_json_is_a_config_again(tmp_path):
   run = make_run(tmp_path, train_split="train[:1000]")
-  drive(observers.ConfigFile(), run, [])
+  drive(files.ConfigFile(), run, [])
   assert config_lib.load(str(tmp_path / "config.json")) == run.config
 
 
 def test_a_metrics_line_is_there_as_soon_as_its_epoch_is(tmp_path):
   rows = make_rows(1, 3)
-  observer = observers.MetricsFile()
+  observer = files.MetricsFile()
   observer.start(make_run(tmp_path))
   for i, row in enumerate(rows):
     observer.epoch(row)
@@ -123,24 +123,24 @@ def test_a_metrics_line_is_there_as_soon_as_its_epoch_is(tmp_path):
 
 def test_metrics_on_resuming_are_what_the_checkpoint_knows(tmp_path):
   rows = make_rows(1, 5)
-  drive(observers.MetricsFile(), make_run(tmp_path), rows[:4])
+  drive(files.MetricsFile(), make_run(tmp_path), rows[:4])
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"epoch": 5, "ste')  # killed while writing
-  drive(observers.MetricsFile(), make_run(tmp_path, history=rows[:3]), rows[3:])
+  drive(files.MetricsFile(), make_run(tmp_path, history=rows[:3]), rows[3:])
   assert read_lines(tmp_path) == rows
 
 
 def test_summary_json_is_there_only_at_the_end(tmp_path):
   rows = make_rows(1, 2)
-  drive(observers.SummaryFile(), make_run(tmp_path), rows, summary_of(rows))
+  drive(files.SummaryFile(), make_run(tmp_path), rows, summary_of(rows))
   assert json.loads((tmp_path / "summary.json").read_text()) == summary_of(rows)
-  drive(observers.SummaryFile(), make_run(tmp_path, history=rows), [])
+  drive(files.SummaryFile(), make_run(tmp_path, history=rows), [])
   assert not (tmp_path / "summary.json").exists()
 
 
 def test_tensorboard_has_every_value_by_step(tmp_path):
   rows = make_rows(1, 3)
-  observer = observers.TensorBoard()
+  observer = files.TensorBoard()
   observer.start(make_run(tmp_path))
   for row in rows:
     observer.epoch(row)
@@ -160,10 +160,10 @@ def test_tensorboard_has_every_value_by_step(tmp_path):
 
 def test_tensorboard_on_resuming_doubles_and_loses_nothing(tmp_path):
   rows = make_rows(1, 5)
-  drive(observers.TensorBoard(), make_run(tmp_path), rows[:4])
+  drive(files.TensorBoard(), make_run(tmp_path), rows[:4])
   (old,) = tmp_path.iterdir()
   old.rename(tmp_path / "events.out.tfevents.1000000000.another-host")
-  drive(observers.TensorBoard(), make_run(tmp_path, history=rows[:3]), rows[3:])
+  drive(files.TensorBoard(), make_run(tmp_path, history=rows[:3]), rows[3:])
   points = [p[:2] for p in read_scalars(tmp_path)]
   assert len(points) == len(set(points))
   assert {step for _, step in points} == {row["step"] for row in rows}
@@ -172,7 +172,7 @@ def test_tensorboard_on_resuming_doubles_and_loses_nothing(tmp_path):
 
 
 def test_tensorboard_knows_the_config_and_forgets_what_it_had_read(tmp_path):
-  drive(observers.TensorBoard(), make_run(tmp_path), make_rows(1, 1))
+  drive(files.TensorBoard(), make_run(tmp_path), make_rows(1, 1))
   events = read_events(tmp_path)
   texts = [v.tensor.string_val for e in events for v in e.summary.value]
   assert any(b'"num_epochs": 50' in t for text in texts for t in text)
@@ -184,7 +184,7 @@ def test_tensorboard_knows_the_config_and_forgets_what_it_had_read(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 def test_a_picture_shows_training_and_evaluation(tmp_path, caplog, epochs):
-  drive(observers.Curves(), make_run(tmp_path), make_rows(1, epochs))
+  drive(files.Curves(), make_run(tmp_path), make_rows(1, epochs))
   picture = read_picture(tmp_path / "curves.png")
   assert picture.shape == (495, 1210, 3)
   assert count_color(picture, curves.TRAIN) > 20
@@ -194,7 +194,7 @@ def test_a_picture_shows_training_and_evaluation(tmp_path, caplog, epochs):
 
 def test_a_picture_shows_published_curves_where_they_say_something(tmp_path):
   def grey(**changes):
-    drive(observers.Curves(), make_run(tmp_path, **changes), make_rows(1, 10))
+    drive(files.Curves(), make_run(tmp_path, **changes), make_rows(1, 10))
     return count_color(read_picture(tmp_path / "curves.png"), curves.PUBLISHED)
 
   assert grey() > 300  # antialiased text has a few grey pixels of its own
@@ -207,7 +207,7 @@ def test_a_picture_rises_where_accuracy_does(tmp_path):
     rows = [{**row, "train_accuracy": 0.5} for row in make_rows(1, 20)]
     for row in rows:
       row["eval_accuracy"] = accuracy
-    drive(observers.Curves(), make_run(tmp_path, name="quickstart"), rows)
+    drive(files.Curves(), make_run(tmp_path, name="quickstart"), rows)
     left = read_picture(tmp_path / "curves.png")[90:, :550]
     wanted = [int(curves.EVAL[i : i + 2], 16) for i in (1, 3, 5)]
     return np.nonzero((left == wanted).all(-1))[0].mean()
@@ -225,7 +225,7 @@ def test_drawing_never_holds_up_a_run_and_ends_with_every_epoch(tmp_path, monkey
     return b"picture"
 
   monkeypatch.setattr(curves, "render", slow_render)
-  observer = observers.Curves(interval=60)
+  observer = files.Curves(interval=60)
   rows = make_rows(1, 100)
   observer.start(make_run(tmp_path))
   observer.epoch(rows[0])
@@ -250,7 +250,7 @@ def test_a_picture_is_redrawn_while_the_run_goes_on_but_not_always(
     return b"picture"
 
   monkeypatch.setattr(curves, "render", render)
-  observer = observers.Curves(interval=0.2)
+  observer = files.Curves(interval=0.2)
   observer.start(make_run(tmp_path))
   for row in make_rows(1, 60):
     observer.epoch(row)
@@ -266,7 +266,7 @@ def test_a_picture_that_fails_is_one_warning(tmp_path, monkeypatch, caplog):
     raise RuntimeError("no fonts\nat all")
 
   monkeypatch.setattr(curves, "render", render)
-  observer = observers.Curves(interval=0)
+  observer = files.Curves(interval=0)
   observer.start(make_run(tmp_path))
   for row in make_rows(1, 5):
     observer.epoch(row)

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 import tqdm
 
 from cifar_flax import published
-from cifar_flax.observers import Observer, Progress, Run
+from cifar_flax.observers.base import Observer, Progress, Run
 
 
 class PlainLines(Observer):

@@ -1,97 +1,20 @@
-"""What watches a run: terminal, metrics.jsonl, TensorBoard, pictures, summary.
+"""The files of a run directory, beside its checkpoints.
 
-Observers are told what happened and return nothing, so they cannot change a run. All
-files but TensorBoard's are replaced whole. The checkpoints are the truth about a run:
-on resuming, the files that list epochs are written anew from the checkpoint's rows.
+All but TensorBoard's are replaced whole. The checkpoints are the truth about a run: on
+resuming, the files that list epochs are written anew from the checkpoint's rows.
 """
 
-import dataclasses
 import json
 import logging
 import pathlib
-import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from cifar_flax import config as config_lib
 from cifar_flax import published
 from cifar_flax.checkpoints import write_atomically
-from cifar_flax.config import Config
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run that is about to start or to go on.
-
-  Attributes:
-    config: every number of it.
-    workdir: its run directory, which exists.
-    history: the rows of the epochs done before a resume; empty on a fresh start.
-    steps_per_epoch: updates an epoch.
-    parameters: of the network, BatchNorm's moving averages included.
-  """
-
-  config: Config
-  workdir: pathlib.Path
-  history: tuple[dict[str, Any], ...]
-  steps_per_epoch: int
-  parameters: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-  """Where a run is within an epoch.
-
-  Attributes:
-    phase: "train" or "evaluate".
-    epoch: counted from 1.
-    step: steps of this phase done.
-    steps: steps of this phase.
-    loss: mean of the phase so far.
-    accuracy: mean of the phase so far, 0..1.
-    images_per_second: lately.
-  """
-
-  phase: str
-  epoch: int
-  step: int
-  steps: int
-  loss: float
-  accuracy: float
-  images_per_second: float
-
-
-class Observer:
-  """Told what happens; does nothing. `close` is called last, after an error too.
-
-  A row is what an epoch left: epoch, step, lr, train_loss, train_accuracy, eval_loss,
-  eval_accuracy, images_per_second, seconds.
-  """
-
-  def start(self, run: Run) -> None:
-    """Before the first step."""
-
-  def progress(self, progress: Progress) -> None:
-    """Some steps further."""
-
-  def epoch(self, row: dict[str, Any]) -> None:
-    """An epoch and its evaluation are done."""
-
-  def finish(self, summary: dict[str, Any]) -> None:
-    """All epochs are done."""
-
-  def close(self) -> None:
-    """Nothing more will come."""
-
-
-def create(stream: TextIO = sys.stderr) -> list[Observer]:
-  """All observers of a run; `stream` gets a bar if it is a terminal, else lines."""
-  from cifar_flax import terminal  # it needs Observer
-
-  lines = terminal.ProgressBar if stream.isatty() else terminal.PlainLines
-  files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
-  return [*files, lines(stream)]
+from cifar_flax.observers.base import Observer, Run
 
 
 class ConfigFile(Observer):
@@ -249,7 +172,9 @@ class Curves(Observer):
       self._ended.wait(self._interval)
 
   def _draw(self, rows: list[dict[str, Any]]) -> None:
-    from cifar_flax import curves  # Matplotlib: a second that no run has to wait for
+    from cifar_flax.observers import (
+      curves,  # Matplotlib: a second that no run has to wait for
+    )
 
     config = self._run.config
     title = "   ".join(

@@ -1,0 +1,75 @@
+"""What an observer is told.
+
+Observers are told what happened and return nothing, so they cannot change a run.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from cifar_flax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run that is about to start or to go on.
+
+  Attributes:
+    config: every number of it.
+    workdir: its run directory, which exists.
+    history: the rows of the epochs done before a resume; empty on a fresh start.
+    steps_per_epoch: updates an epoch.
+    parameters: of the network, BatchNorm's moving averages included.
+  """
+
+  config: Config
+  workdir: pathlib.Path
+  history: tuple[dict[str, Any], ...]
+  steps_per_epoch: int
+  parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Where a run is within an epoch.
+
+  Attributes:
+    phase: "train" or "evaluate".
+    epoch: counted from 1.
+    step: steps of this phase done.
+    steps: steps of this phase.
+    loss: mean of the phase so far.
+    accuracy: mean of the phase so far, 0..1.
+    images_per_second: lately.
+  """
+
+  phase: str
+  epoch: int
+  step: int
+  steps: int
+  loss: float
+  accuracy: float
+  images_per_second: float
+
+
+class Observer:
+  """Told what happens; does nothing. `close` is called last, after an error too.
+
+  A row is what an epoch left: epoch, step, lr, train_loss, train_accuracy, eval_loss,
+  eval_accuracy, images_per_second, seconds.
+  """
+
+  def start(self, run: Run) -> None:
+    """Before the first step."""
+
+  def progress(self, progress: Progress) -> None:
+    """Some steps further."""
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """An epoch and its evaluation are done."""
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    """All epochs are done."""
+
+  def close(self) -> None:
+    """Nothing more will come."""
