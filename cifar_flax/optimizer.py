@@ -46,7 +46,7 @@ def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
   """
   schedule = config.schedule
   peak, steps = schedule.learning_rate, config.num_epochs * steps_per_epoch
-  warmup = round(schedule.warmup_epochs * steps_per_epoch)
+  warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps - 1)
   if schedule.name == "constant":
     return optax.constant_schedule(peak)
   if schedule.name == "staircase":

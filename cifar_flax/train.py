@@ -248,8 +248,9 @@ def train_and_evaluate(
   folder = workdir / "checkpoints"
   trainer.restore(checkpoints.restore_newest(folder))
   total, trainable = trainer.parameters()
-  writes = jax.process_index() == 0
-  watchers = list(observers.create() if watchers is None else watchers) * writes
+  writes = jax.process_index() == 0  # the other processes compute the same
+  if watchers is None:
+    watchers = observers.create() if writes else []
   last_save = -config.checkpoint.min_seconds
   with contextlib.ExitStack() as stack:
     run = observers.Run(

@@ -98,6 +98,16 @@ def test_one_cycle_rises_to_the_peak_once():
   np.testing.assert_allclose(np.diff(rates[:31]), 0.48 / 30, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["cosine", "one_cycle"])
+def test_a_run_that_is_all_warm_up_still_has_a_schedule(name):
+  values = {"schedule.name": name, "schedule.warmup_epochs": 1}
+  config = make_config(num_epochs=1, **values)
+  for steps_per_epoch in (1, 2, 10):
+    schedule = optimizer.create_schedule(config, steps_per_epoch)
+    rates = [float(schedule(step)) for step in range(steps_per_epoch)]
+    assert rates == sorted(rates) and rates[-1] == pytest.approx(0.001)
+
+
 def adam_by_hand(gradients, learning_rate, b1, b2, epsilon, keras):
   """The positions of Kingma and Ba's algorithm 1, from 1.0, in float64."""
   position, m, v, positions = np.ones_like(gradients[0]), 0.0, 0.0, []

@@ -48,16 +48,25 @@ def _dropout(x, noise, rate, layer):
 
 def _keep(shape, noise, rate, layer):
   """The mask: one keyed hash of the position per element, compared with the rate."""
-  per_example = (shape[0],) + (1,) * (len(shape) - 1)
-  key = hashing.hash_uint32(noise, layer).reshape(per_example)
-  second_key = hashing.hash_uint32(key, 1)
+  keys = _keys(noise, layer).reshape(2, shape[0], *[1] * (len(shape) - 1))
   position = jnp.zeros((1, *shape[1:]), jnp.uint32)
   stride = 1
   for axis in range(len(shape) - 1, 0, -1):
     index = jax.lax.broadcasted_iota(jnp.uint32, position.shape, axis)
     position += index * np.uint32(stride)
     stride *= shape[axis]
-  return hashing.mix(key + position, second_key) >= np.uint32(round(rate * 2**32))
+  return hashing.mix(keys[0] + position, keys[1]) >= np.uint32(round(rate * 2**32))
+
+
+def _keys(noise, layer):
+  """Two keys an example, uint32 [2, batch]."""
+  number = jnp.arange(2, dtype=jnp.uint32)
+  if jax.default_backend() == "cpu":
+    # XLA:CPU would fuse the hash with what follows the dropout and, where that is a
+    # padded convolution, compute each of its values again for every use: 2 to the
+    # number of its shifts. Nothing is fused across a loop's end.
+    return jax.lax.map(lambda i: hashing.hash_uint32(noise, layer, i), number)
+  return hashing.hash_uint32(noise, layer, number[:, None])
 
 
 def _dropout_forward(x, noise, rate, layer):

@@ -1,5 +1,8 @@
 """Dropout: its rate, what its mask depends on, and its gradient."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +109,20 @@ def test_works_inside_scan_vmap_and_grad():
   _, scanned = jax.lax.scan(lambda c, a: (c, gradient(*a)), 0, (x, noises))
   np.testing.assert_array_equal(scanned, expected)
   np.testing.assert_array_equal(jax.vmap(gradient)(x, noises), expected)
+
+
+def test_a_padded_convolution_behind_it_compiles_in_seconds():
+  program = """
+import jax, jax.numpy as jnp, numpy as np
+from cifar_flax import ops
+conv = ops.select("fast").conv_general_dilated
+def loss(kernel, x, step, index):
+  noise = ops.hash_uint32(0, step, index)
+  for layer in range(2):
+    x = ops.dropout(x, 0.5, noise, layer)
+    x = conv(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  return jnp.sum(x * x)
+shapes = (jnp.zeros((3, 3, 8, 8)), jnp.zeros((2, 8, 8, 8)), np.uint32(1))
+jax.jit(jax.grad(loss)).lower(*shapes, np.arange(2, dtype=np.uint32)).compile()
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
