@@ -1,9 +1,11 @@
 # Two commands do everything: `make quickstart` and `make test`.
 PYTHON ?= python3
-ACCELERATOR ?= cpu
 CONFIG ?= configs/net6a.py
 ARGS ?=
 VENV ?= .venv
+# cpu, cuda or tpu: which JAX; what is installed already unless told otherwise.
+ACCELERATOR ?= $(or $(patsubst $(VENV)/installed-%,%,$(firstword \
+  $(wildcard $(VENV)/installed-*))),cpu)
 RUN = $(VENV)/bin/python
 comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))

@@ -1,1 +1,1 @@
-"""Trains CIFAR-10 networks made of five kinds of convolution."""
+"""Trains CIFAR-10 networks made of different kinds of convolution."""

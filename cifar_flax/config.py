@@ -109,7 +109,7 @@ class Schedule(_Section):
   decay_rate: float = key(0.9, "staircase: factor of a stair", low=0.0, high=1.0)
   epochs_per_decay: int = key(2, "staircase: epochs from stair to stair", low=1)
   minimum: float = key(0.0, "staircase, cosine: never below this", low=0.0, high=100.0)
-  warmup_epochs: float = key(0.0, "cosine, one_cycle: linear rise, epochs", low=0.0)
+  warmup_epochs: float = key(0.0, "cosine, one_cycle: epochs of linear rise", low=0.0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -247,11 +247,6 @@ def validate(config: Config) -> Config:
   """
   for name, field in fields().items():
     _set(config, name, _checked(name, _get(config, name), field))
-  if config.schedule.warmup_epochs > config.num_epochs:
-    raise UserError(
-      f"config.schedule.warmup_epochs={config.schedule.warmup_epochs}: must be at "
-      f"most num_epochs={config.num_epochs}"
-    )
   if config.name and (config.name in (".", "..") or os.sep in config.name):
     raise UserError(f"config.name={config.name!r}: must be a name, not a path")
   return config

@@ -82,7 +82,9 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
       hint = config_lib.nearest(value, allowed)
       raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
   if flags.config is None and flags.mode == "eval" and flags.workdir is not None:
-    flags.config = str(pathlib.Path(flags.workdir) / "config.json")
+    flags.config = os.path.join(flags.workdir, "config.json")
+    if not os.path.isfile(flags.config):
+      raise UserError(f"--workdir={flags.workdir!r}: no run here (no config.json)")
   if flags.config is None:
     raise UserError("--config=FILE is missing; for example --config=configs/net6a.py")
   config = config_lib.load(flags.config)
@@ -103,7 +105,7 @@ def _folder(given: str | None, default: str) -> pathlib.Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+  """Runs; returns the exit code: 0, 1 disk trouble, 2 wrong input, 130 Ctrl-C."""
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   try:
     config, workdir, flags = parse(sys.argv[1:] if argv is None else argv)
@@ -119,6 +121,11 @@ def main(argv: list[str] | None = None) -> int:
   except UserError as error:
     print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
     return 2
+  except OSError as error:
+    if error.filename is None:
+      raise
+    print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
   except KeyboardInterrupt:
     print("interrupted: the same command goes on where it stopped", file=sys.stderr)
     return 130

@@ -42,10 +42,11 @@ def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
   `constant`, `staircase` (`keras_staircase`), `cosine` (linear warm-up, then half a
   cosine down to `minimum`) or `one_cycle` (linear from a 25th up to the highest
-  rate in `warmup_epochs`, then linear down to a 10,000th of the first one).
+  rate in `warmup_epochs`, then linear down to a 10,000th of the first one). Warm-up
+  longer than the run is cut to it.
   """
   schedule = config.schedule
-  peak, steps = schedule.learning_rate, config.num_epochs * steps_per_epoch
+  peak, steps = schedule.learning_rate, max(1, config.num_epochs * steps_per_epoch)
   warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps - 1)
   if schedule.name == "constant":
     return optax.constant_schedule(peak)

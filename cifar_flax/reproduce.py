@@ -8,7 +8,6 @@ summaries of the finished runs and nothing else.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import shlex
 import subprocess
@@ -67,6 +66,9 @@ def plan(argv: Sequence[str]) -> tuple[list[Job], pathlib.Path]:
       command += ["--workdir", str(workdir)]
       command += [f"--config.{key}={value}" for key, value in values.items()]
       jobs.append(Job(config_lib.validate(config), workdir, command))
+  workdirs = {job.workdir for job in jobs}
+  if len(workdirs) < len(jobs):
+    raise UserError(f"--configs={flags.configs!r}: must name each config once")
   for job in jobs:
     _check_free(job)
   return jobs, output
@@ -107,11 +109,7 @@ def _check_free(job: Job) -> None:
 
 def finished(job: Job) -> dict[str, Any] | None:
   """The summary in a job's run directory if it is of as many epochs."""
-  file = job.workdir / "summary.json"
-  summary = json.loads(file.read_text()) if file.exists() else None
-  if summary and summary["num_epochs"] == job.config.num_epochs:
-    return summary
-  return None
+  return run_directory.finished_summary(job.workdir, job.config.num_epochs)
 
 
 def run_process(command: Sequence[str]) -> int:

@@ -128,6 +128,13 @@ def versions() -> dict[str, str]:
   return found
 
 
+def finished_summary(workdir: pathlib.Path, num_epochs: int) -> dict[str, Any] | None:
+  """The summary of a run that has reached its last epoch, else None."""
+  file = workdir / "summary.json"
+  found = json.loads(file.read_text()) if file.exists() else None
+  return found if found and found["num_epochs"] == num_epochs else None
+
+
 def summary(
   config: Config,
   dataset: datasets.Dataset,

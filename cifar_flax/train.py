@@ -1,6 +1,7 @@
 """The recipe: load, build, go on where the run stopped, train, evaluate, save."""
 
 import contextlib
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,18 +40,12 @@ class Trainer:
       devices: to run on; all there are by default.
 
     Raises:
-      UserError: the batch fits neither the devices nor the data, or no data.
+      UserError: the data are not to be had.
     """
     self.config = config
     self.devices = list(jax.devices() if devices is None else devices)
-    check_batch(config.batch_size, len(self.devices))
     self.dataset = datasets.load(config.data)
     num_examples = len(self.dataset.train.labels)
-    if num_examples < config.batch_size:
-      raise UserError(
-        f"config.batch_size={config.batch_size}: must be at most the {num_examples} "
-        f"images of config.data.train_split={config.data.train_split!r}"
-      )
     num_classes = len(self.dataset.info.class_names)
     self.program = steps.Program(config, self.devices, num_classes, num_examples)
     image_shape = self.dataset.train.images.shape[1:]
@@ -168,7 +163,7 @@ class Trainer:
       yield np.int32(count), [np.pad(piece, padding) for piece in pieces]
 
 
-def check_batch(batch_size: int, num_devices: int) -> None:
+def check_divisible(batch_size: int, num_devices: int) -> None:
   """Raises UserError if the devices can't share a batch equally."""
   if batch_size % num_devices:
     near = max(1, round(batch_size / num_devices)) * num_devices
@@ -176,6 +171,36 @@ def check_batch(batch_size: int, num_devices: int) -> None:
       f"config.batch_size={batch_size}: must be divisible by the {num_devices} "
       f"devices; {near} is"
     )
+
+
+def start(config: Config, workdir: pathlib.Path) -> Trainer:
+  """A trainer where the run in `workdir` stopped, or before its first step.
+
+  Raises:
+    UserError: data, devices, config and run directory do not fit together.
+  """
+  check_divisible(config.batch_size, len(jax.devices()))
+  content = checkpoints.restore_newest(workdir / "checkpoints")
+  metrics = workdir / "metrics.jsonl"
+  if content is None and metrics.exists() and metrics.stat().st_size:
+    raise UserError(
+      f"{workdir}: has finished epochs but no checkpoints; restore its checkpoints/, "
+      "or choose another --workdir"
+    )
+  trainer = Trainer(config)
+  if not trainer.program.steps_per_epoch:
+    raise UserError(
+      f"config.batch_size={config.batch_size}: must be at most the "
+      f"{len(trainer.dataset.train.labels)} images of "
+      f"config.data.train_split={config.data.train_split!r}"
+    )
+  trainer.restore(content)
+  if len(trainer.history) > config.num_epochs:
+    raise UserError(
+      f"config.num_epochs={config.num_epochs}: the run in {workdir} has finished "
+      f"{len(trainer.history)} epochs; give as many or more, or another --workdir"
+    )
+  return trainer
 
 
 def run_epoch(
@@ -244,9 +269,11 @@ def train_and_evaluate(
   Raises:
     UserError: data, devices, config and run directory do not fit together.
   """
-  trainer = Trainer(config)
+  trainer = start(config, workdir)
+  if before := run_directory.finished_summary(workdir, config.num_epochs):
+    logging.warning("%s: has finished all of its epochs", workdir)
+    return before
   folder = workdir / "checkpoints"
-  trainer.restore(checkpoints.restore_newest(folder))
   total, trainable = trainer.parameters()
   writes = jax.process_index() == 0  # the other processes compute the same
   if watchers is None:
@@ -259,6 +286,7 @@ def train_and_evaluate(
       history=tuple(trainer.history),
       steps_per_epoch=trainer.program.steps_per_epoch,
       parameters=total,
+      device=run_directory.hardware(trainer.devices),
     )
     workdir.mkdir(parents=True, exist_ok=True)
     for watcher in watchers:

@@ -121,7 +121,7 @@ print("imported", sum(name.startswith("cifar_flax") for name in sys.modules))
     ("-c", program),
     *("--config", "configs/quickstart.py", "--workdir", str(tmp_path / "run")),
     *("--config.data.dataset=cifar10", f"--config.data.data_dir={data_dir}"),
-    *("--config.num_epochs=1", "--config.schedule.warmup_epochs=0"),
+    "--config.num_epochs=1",
     XDG_CACHE_HOME=str(tmp_path),
   )
   assert result.returncode == 0, result.stderr
@@ -140,6 +140,7 @@ def test_real_images_are_learned(tmp_path):
     f"--config.data.data_dir={os.environ['CIFAR_FLAX_TEST_DATA']}",
     *("--config.num_epochs=3", "--config.batch_size=50"),
     *("--config.data.train_split=train[:1000]", "--config.data.eval_split=test[:200]"),
+    XDG_CACHE_HOME=str(tmp_path),
   )
   assert result.returncode == 0, result.stderr
   rows = read_rows(tmp_path / "run")

@@ -26,7 +26,7 @@ def make_run(workdir, name="net6b", num_epochs=50, history=(), **data):
   config.model.name = "net6b"
   for key, value in data.items():
     setattr(config.data, key, value)
-  return Run(config, workdir, tuple(history), 390, 151_404)
+  return Run(config, workdir, tuple(history), 390, 151_404, "1 x cpu")
 
 
 def make_rows(first, last):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import flax.linen as nn
 import jax
@@ -274,6 +275,8 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
     changed = make_config(**{name: value})
     with pytest.raises(UserError, match=name.replace("__", ".")):
       train.train_and_evaluate(changed, tmp_path, watchers=[])
+  with pytest.raises(UserError, match="has finished 2 epochs"):
+    train.train_and_evaluate(make_config(num_epochs=1), tmp_path, watchers=[])
   harmless = make_config(num_epochs=3, steps_per_dispatch=2, eval_batch_size=9)
   assert train.train_and_evaluate(harmless, tmp_path, watchers=[])["num_epochs"] == 3
   info = dataclasses.replace(tiny_data.info, fingerprint="another")
@@ -295,12 +298,32 @@ def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):
     train.evaluate_checkpoint(config, tmp_path / "elsewhere", "last")
 
 
-def test_a_batch_the_devices_cannot_share_is_refused_before_the_data(monkeypatch):
+def test_a_batch_the_devices_cannot_share_is_refused_before_the_data(
+  tmp_path, monkeypatch
+):
   monkeypatch.setattr(datasets, "load", lambda config: pytest.fail("data were loaded"))
   with pytest.raises(UserError, match=r"batch_size=12: must be divisible by the 8"):
-    train.Trainer(make_config(batch_size=12))
+    train.train_and_evaluate(make_config(batch_size=12), tmp_path)
 
 
-def test_a_batch_larger_than_the_data_is_refused():
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
   with pytest.raises(UserError, match="must be at most the 72 images"):
-    train.Trainer(make_config(batch_size=80))
+    train.train_and_evaluate(make_config(batch_size=80), tmp_path)
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_begun_again(tmp_path):
+  train.train_and_evaluate(make_config(num_epochs=1), tmp_path)
+  shutil.rmtree(tmp_path / "checkpoints")
+  with pytest.raises(UserError, match="finished epochs but no checkpoints"):
+    train.train_and_evaluate(make_config(num_epochs=1), tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_checkpoint_is_evaluated_on_devices_that_could_not_train_it(tmp_path):
+  config = make_config(num_epochs=1, batch_size=16)
+  train.train_and_evaluate(config, tmp_path, watchers=[])
+  trainer = train.Trainer(config, jax.devices()[:3])
+  trainer.restore(checkpoints.restore(tmp_path / "checkpoints", "last"))
+  summary = checkpoints.restore(tmp_path / "checkpoints", "last")["run"]
+  expected = json.loads(summary)["history"][-1]["eval_accuracy"]
+  assert trainer.evaluate()["accuracy"] == pytest.approx(expected)

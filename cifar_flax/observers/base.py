@@ -20,6 +20,7 @@ class Run:
     history: the rows of the epochs done before a resume; empty on a fresh start.
     steps_per_epoch: updates an epoch.
     parameters: of the network, BatchNorm's moving averages included.
+    device: in words.
   """
 
   config: Config
@@ -27,6 +28,7 @@ class Run:
   history: tuple[dict[str, Any], ...]
   steps_per_epoch: int
   parameters: int
+  device: str
 
 
 @dataclasses.dataclass(frozen=True)

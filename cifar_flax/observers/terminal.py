@@ -31,7 +31,8 @@ class PlainLines(Observer):
     self._write(
       f"{config.name}{network}: {run.parameters:,} parameters, {data.dataset} "
       f"({data.train_split}, evaluated on {data.eval_split}), "
-      f"{config.num_epochs} epochs of {run.steps_per_epoch} steps, in {run.workdir}"
+      f"{config.num_epochs} epochs of {run.steps_per_epoch} steps, in {run.workdir}, "
+      f"on {run.device}"
     )
     if run.history:
       self._write(f"goes on after epoch {run.history[-1]['epoch']}")
