@@ -21,7 +21,8 @@ class PlainLines(Observer):
 
   def __init__(self, stream: TextIO, interval: float = 30.0, clock=time.monotonic):
     self._stream, self._interval, self._clock = stream, interval, clock
-    self._epoch_seconds = 0.0  # of the last epoch, or expected of the first one
+    self._epoch_seconds = 0.0  # of the last epoch
+    self._expected_seconds = 0.0  # of the first one, at its rate so far
 
   def start(self, run: Run) -> None:
     """Says what runs, on what, how long and where it leaves its files."""
@@ -73,9 +74,10 @@ class PlainLines(Observer):
     train = progress.phase == "train"
     batch = config.batch_size if train else config.eval_batch_size
     left = (progress.steps - progress.step) * batch / rate
-    if train and not self._epoch_seconds:
-      self._epoch_seconds = progress.steps * batch / rate
-    run_left = left + (config.num_epochs - progress.epoch) * self._epoch_seconds
+    if train:
+      self._expected_seconds = progress.steps * batch / rate
+    epoch_seconds = self._epoch_seconds or self._expected_seconds
+    run_left = left + (config.num_epochs - progress.epoch) * epoch_seconds
     return f"{text} {_time(left)} left, run {_time(run_left)}"
 
   def _write(self, line: str) -> None:
