@@ -121,6 +121,7 @@ print("imported", sum(name.startswith("cifar_flax") for name in sys.modules))
     ("-c", program),
     *("--config", "configs/quickstart.py", "--workdir", str(tmp_path / "run")),
     *("--config.data.dataset=cifar10", f"--config.data.data_dir={data_dir}"),
+    *("--config.data.train_split=train", "--config.data.eval_split=test"),
     "--config.num_epochs=1",
     XDG_CACHE_HOME=str(tmp_path),
   )
