@@ -1,8 +1,8 @@
 """Keeps decoded datasets in the user's cache folder: decoding takes seconds.
 
-One uncompressed npz file per dataset, named by the hash of the dataset's files. Its
-members carry checksums, and nothing in it is executed. The folder may be deleted at any
-time.
+One uncompressed npz file per dataset, named by the hash of the dataset's files, with
+the fingerprint of its examples. Its members carry checksums, and nothing in it is
+executed.
 """
 
 import contextlib
@@ -13,27 +13,26 @@ import tempfile
 
 import numpy as np
 
+from cifar_flax import user_cache
 from cifar_flax.data.records import Records
 
+FOLDER = "data"  # of `user_cache`
 _FIELDS = ("images", "labels", "ids")
 
 
-def folder() -> pathlib.Path:
-  """Returns the cache folder: `$XDG_CACHE_HOME` or `~/.cache`, then our own name."""
-  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(base).expanduser() / "cifar_flax" / "data"
+def load(key: str, counts: dict[str, int]) -> tuple[dict[str, Records], str] | None:
+  """Returns the cached splits and their fingerprint, or None.
 
-
-def load(key: str, counts: dict[str, int]) -> dict[str, Records] | None:
-  """Returns the cached splits, or None where there are none or they are damaged.
+  There is nothing to return where nothing is cached, or it is damaged.
 
   Args:
     key: Which dataset.
     counts: The number of examples each split must have.
   """
-  path = folder() / f"{key}.npz"
   try:
+    path = user_cache.private_folder(FOLDER) / f"{key}.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+      fingerprint = str(arrays["fingerprint"])
       splits = {
         name: Records(*(arrays[f"{name}/{field}"] for field in _FIELDS))
         for name in counts
@@ -46,21 +45,18 @@ def load(key: str, counts: dict[str, int]) -> dict[str, Records] | None:
   if not all(splits[name].fits(count) for name, count in counts.items()):
     logging.warning("Rebuilding the damaged cache file %s (wrong arrays).", path)
     return None
-  return splits
+  return splits, fingerprint
 
 
-def store(key: str, splits: dict[str, Records]) -> None:
-  """Writes the splits atomically; where that is impossible, warns and goes on."""
-  arrays = {
+def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
+  """Writes both atomically; where that is impossible, warns and goes on."""
+  arrays = {"fingerprint": np.array(fingerprint)} | {
     f"{name}/{field}": getattr(records, field)
     for name, records in splits.items()
     for field in _FIELDS
   }
-  path = folder() / f"{key}.npz"
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    _write(path, arrays)
+    _write(user_cache.private_folder(FOLDER) / f"{key}.npz", arrays)
   except OSError as error:
     logging.warning("Going on without a cache of the decoded images (%s).", error)
 

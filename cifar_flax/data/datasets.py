@@ -100,16 +100,19 @@ def load(config: Config) -> Dataset:
   }
   key = records.hash_files(folder, builder)
   counts = {name: split.num_examples for name, split in builder.info.splits.items()}
-  splits = cache.load(key, counts)
-  if splits is None:
+  cached = cache.load(key, counts)
+  if cached is None:
     splits = records.read(builder)
-    cache.store(key, splits)
+    fingerprint = records.fingerprint(splits)
+    cache.store(key, splits, fingerprint)
+  else:
+    splits, fingerprint = cached
   train, evaluation = (_take(splits, chosen) for chosen in positions.values())
   info = Info(
     name=builder.info.name,
     version=str(builder.info.version),
     download_size=int(builder.info.download_size),
-    fingerprint=records.fingerprint(splits),
+    fingerprint=fingerprint,
     class_names=tuple(builder.info.features["label"].names),
   )
   return Dataset(train, evaluation, info)
@@ -163,8 +166,10 @@ def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
 
 
 def _take(splits: dict[str, records.Records], parts: list[tuple[str, slice]]) -> Split:
-  ids = np.concatenate([splits[name].ids[part] for name, part in parts])
-  order = np.argsort(ids, kind="stable")
-  images = np.concatenate([splits[name].images[part] for name, part in parts])
-  labels = np.concatenate([splits[name].labels[part] for name, part in parts])
-  return Split(images[order], labels[order])
+  def joined(field: str) -> np.ndarray:
+    pieces = [getattr(splits[name], field)[part] for name, part in parts]
+    # One piece is a view, which spares the images a copy that shows when starting.
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+  order = np.argsort(joined("ids"), kind="stable")
+  return Split(np.take(joined("images"), order, axis=0), joined("labels")[order])
