@@ -11,8 +11,6 @@ import os
 import pathlib
 from typing import Any
 
-from flax import serialization
-
 from cifar_flax.errors import UserError
 
 MAGIC = b"cifar_flax checkpoint 1 sha256 "
@@ -39,6 +37,8 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 def encode(content: dict[str, Any]) -> bytes:
   """A checkpoint file's bytes, from nested dictionaries of NumPy arrays and text."""
+  from flax import serialization  # imports JAX, which most of this module does without
+
   payload = serialization.msgpack_serialize(content)
   return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
@@ -58,6 +58,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     raise Damaged(f"{path}: not a checkpoint of this project")
   if header[len(MAGIC) :] != hashlib.sha256(payload).hexdigest().encode():
     raise Damaged(f"{path}: damaged, its checksum does not match")
+  from flax import serialization  # as in `encode`
+
   return serialization.msgpack_restore(payload)
 
 

@@ -1,4 +1,8 @@
-"""What a run leaves behind and comes back to: snapshots, and the facts of a summary."""
+"""What a run leaves behind and comes back to: snapshots, and the facts of a summary.
+
+JAX and Flax are imported by what needs them, late: `reproduce` looks into run
+directories to refuse a command line at once.
+"""
 
 import importlib.metadata
 import json
@@ -6,16 +10,17 @@ import os
 import pathlib
 import platform
 from collections.abc import Sequence
-from typing import Any
-
-import jax
-from flax import serialization
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax import checkpoints
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
-from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
+
+if TYPE_CHECKING:
+  import jax
+
+  from cifar_flax.data import datasets
 
 # Whose versions a summary records: what computes the numbers.
 PACKAGES = (
@@ -39,9 +44,12 @@ OPEN_ENDED_SCHEDULES = ("constant", "staircase")
 
 
 def snapshot(
-  state: Any, config: Config, info: datasets.Info, history: list[dict[str, Any]]
+  state: Any, config: Config, info: "datasets.Info", history: list[dict[str, Any]]
 ) -> bytes:
   """A checkpoint file's bytes: the state, and what it belongs to."""
+  import jax
+  from flax import serialization
+
   run = {
     "config": config_lib.to_dict(config),
     "fingerprint": info.fingerprint,
@@ -59,7 +67,7 @@ def history_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 def resume(
   content: dict[str, Any],
   config: Config,
-  info: datasets.Info,
+  info: "datasets.Info",
   state: Any,
   free_keys: Sequence[str] = FREE_KEYS,
 ) -> Any:
@@ -75,6 +83,8 @@ def resume(
   Raises:
     UserError: the checkpoint's config or data would make it another run.
   """
+  from flax import serialization
+
   run = json.loads(content["run"])
   free = set(free_keys)
   if config.schedule.name in OPEN_ENDED_SCHEDULES:
@@ -102,7 +112,7 @@ def resume(
     ) from None
 
 
-def hardware(devices: Sequence[jax.Device]) -> str:
+def hardware(devices: Sequence["jax.Device"]) -> str:
   """Devices and processor in words, such as "1 x NVIDIA H100, Xeon, 16 cores"."""
   model = platform.processor() or platform.machine()
   cpuinfo = pathlib.Path("/proc/cpuinfo")
@@ -137,10 +147,10 @@ def finished_summary(workdir: pathlib.Path, num_epochs: int) -> dict[str, Any] |
 
 def summary(
   config: Config,
-  dataset: datasets.Dataset,
+  dataset: "datasets.Dataset",
   history: list[dict[str, Any]],
   parameters: tuple[int, int],
-  devices: Sequence[jax.Device],
+  devices: Sequence["jax.Device"],
 ) -> dict[str, Any]:
   """`summary.json`: what was trained, on what, and how it went.
 

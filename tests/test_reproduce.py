@@ -2,6 +2,7 @@ import json
 import re
 import signal
 import statistics
+import subprocess
 import sys
 
 import pytest
@@ -249,6 +250,34 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):
   assert reproduce.main(flags) == 2
   error = capsys.readouterr().err
   assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_mistakes_are_answered_before_jax_is_imported(tmp_path):
+  taken = config_lib.load("configs/net6b.py")
+  folder = tmp_path / "net6b" / "seed0"
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(config_lib.to_dict(taken)))
+  lines = [
+    ["--seeds=0"],
+    ["--configs=nett6b"],
+    ["--config.sed=3"],
+    ["--frobnicate"],
+    [f"--output={tmp_path}", "--configs=net6b", "--config.batch_size=64"],
+  ]
+  program = (
+    "import json, resource, sys\n"
+    "from cifar_flax import reproduce\n"
+    "codes = {reproduce.main(argv) for argv in json.loads(sys.argv[1])}\n"
+    "loaded = {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"
+    "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
+    "print(codes, loaded, usage.ru_utime + usage.ru_stime)\n"
+  )
+  command = [sys.executable, "-c", program, json.dumps(lines)]
+  done = subprocess.run(command, capture_output=True, text=True)
+  *found, seconds = done.stdout.split()  # of the processor: others may be using it
+  assert found == ["{2}", "set()"], done.stderr
+  assert done.stderr.count("error: ") == done.stderr.count("\n") == len(lines)
+  assert float(seconds) < 1
 
 
 def test_a_command_runs_as_a_process_of_its_own():
