@@ -79,22 +79,29 @@ def create_state(
   image_shape: tuple[int, ...],
 ) -> TrainState:
   """The state before the first step, a function of `config.seed`, in host memory."""
-  images = jnp.zeros((1, *image_shape), parameter_dtype(config))
-  init = jax.jit(functools.partial(network.init, train=False))
-  variables = init(jax.random.key(config.seed), images)
-  params, batch_stats = variables["params"], variables.get("batch_stats", {})
-  batch_stats = jax.tree.map(  # Flax makes float32 ones, whatever the parameters are
-    lambda average: average.astype(parameter_dtype(config)), batch_stats
-  )
-  ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else {}
-  state = TrainState(
-    step=jnp.zeros([], jnp.int32),
-    params=params,
-    batch_stats=batch_stats,
-    opt_state=tx.init(params),
-    ema=ema,
-    metrics=Metrics.empty(),
-  )
+  dtype = parameter_dtype(config)
+
+  def initial_state(seed) -> TrainState:
+    images = jnp.zeros((1, *image_shape), dtype)
+    variables = network.init(jax.random.key(seed), images, train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    # Flax makes float32 averages, whatever the parameters are.
+    batch_stats = jax.tree.map(lambda average: average.astype(dtype), batch_stats)
+    averages = {"params": params, "batch_stats": batch_stats}
+    return TrainState(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=tx.init(params),
+      ema=averages if config.ema_decay else {},
+      metrics=Metrics.empty(),
+    )
+
+  options = {}
+  if jax.default_backend() == "cpu":  # the same bits, compiled in a fifth of the time
+    options = {"xla_backend_optimization_level": 0}
+  # The seed is an argument, so that all seeds share what the compilation cache keeps.
+  state = jax.jit(initial_state, compiler_options=options)(np.int32(config.seed))
   # Donation forbids that two of its arrays share a buffer, as zeros and copies may.
   return jax.tree.map(np.array, state)
 

@@ -1,6 +1,7 @@
 """The recipe: load, build, go on where the run stopped, train, evaluate, save."""
 
 import contextlib
+import itertools
 import logging
 import pathlib
 import time
@@ -53,6 +54,7 @@ class Trainer:
       config, self.program.network, self.program.tx, image_shape
     )
     self.history: list[dict[str, Any]] = []
+    self._has_trained = False
     self._train, self._eval = (
       steps.replicate((split.images, split.labels), self.devices)
       for split in (self.dataset.train, self.dataset.eval)
@@ -97,6 +99,8 @@ class Trainer:
   def train_epoch(self, progress: Callable[[int], None]) -> dict[str, float]:
     """Makes the updates that are left of an epoch.
 
+    The first dispatch of all is one step: what can go wrong does so at once.
+
     Args:
       progress: called after every dispatch with the steps made in this epoch.
 
@@ -109,7 +113,8 @@ class Trainer:
     indices = batches.train_indices(
       config.seed, epoch, len(labels), config.batch_size, len(self.devices)
     )
-    for count, piece in self._dispatches(made, indices):
+    alone, self._has_trained = not self._has_trained, True
+    for count, piece in self._dispatches(made, indices, alone=alone):
       self.state = program.train_steps(self.state, images, labels, count, *piece)
       made += int(count)
       progress(made)
@@ -139,13 +144,14 @@ class Trainer:
     return sums.means()
 
   def _dispatches(
-    self, first: int, *arrays: np.ndarray
+    self, first: int, *arrays: np.ndarray, alone: bool = False
   ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
     """Cuts [devices, steps, batch] arrays into pieces of one shape, the last padded.
 
     Args:
       first: the step to begin with.
       *arrays: over all devices.
+      alone: whether the first piece is one step.
 
     Yields:
       The number of steps that count, and a piece of each array, for this process's
@@ -156,8 +162,9 @@ class Trainer:
     platform = self.devices[0].platform
     size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
     size = min(size, num_steps)
-    for start in range(first, num_steps, size):
-      pieces = [array[mine, start : start + size] for array in arrays]
+    starts = [*range(first, first + alone), *range(first + alone, num_steps, size)]
+    for start, stop in itertools.pairwise([*starts, num_steps]):
+      pieces = [array[mine, start:stop] for array in arrays]
       count = pieces[0].shape[1]
       padding = [(0, 0), (0, size - count), (0, 0)]
       yield np.int32(count), [np.pad(piece, padding) for piece in pieces]
@@ -255,13 +262,15 @@ def train_and_evaluate(
   config: Config,
   workdir: pathlib.Path,
   watchers: Sequence[observers.Observer] | None = None,
+  began: float | None = None,
 ) -> dict[str, Any]:
   """Trains as the config says, or goes on where the run in `workdir` stopped.
 
   Args:
     config: of the run.
     workdir: its run directory; made if absent.
-    watchers: told of everything; `observers.create()` by default.
+    watchers: told of everything; `observers.create(began=began)` by default.
+    began: when the program did, by `time.monotonic`, to say how long it took to start.
 
   Returns:
     The summary, as in `summary.json`.
@@ -277,7 +286,7 @@ def train_and_evaluate(
   total, trainable = trainer.parameters()
   writes = jax.process_index() == 0  # the other processes compute the same
   if watchers is None:
-    watchers = observers.create() if writes else []
+    watchers = observers.create(began=began) if writes else []
   last_save = -config.checkpoint.min_seconds
   with contextlib.ExitStack() as stack:
     run = observers.Run(

@@ -286,6 +286,36 @@ def test_matplotlib_is_not_imported_before_there_is_something_to_draw():
   assert subprocess.check_output(command, text=True).strip() == "False"
 
 
+def test_the_first_step_is_timed_once_and_before_anything_else_about_it():
+  now, stream = [100.0], io.StringIO()
+  observer = terminal.FirstStep(stream, began=95.5, clock=lambda: now[0])
+  for step in range(1, 4):
+    now[0] += 1.25
+    observer.progress(Progress("train", 1, step, 390, 1.25, 0.5, 640.0))
+  assert stream.getvalue() == "first step after 5.75 s\n"
+  kinds = [type(observer) for observer in observers.create(stream, began=95.5)]
+  assert kinds[-2:] == [terminal.FirstStep, terminal.PlainLines]
+  kinds = [type(observer) for observer in observers.create(stream)]
+  assert terminal.FirstStep not in kinds
+
+
+def test_tensorboard_files_need_no_pytorch(tmp_path):
+  (tmp_path / "torch.py").write_text("raise SystemExit('imported')\n")
+  code = (
+    "import importlib.util, pathlib, sys\n"
+    "from cifar_flax import config\n"
+    "from cifar_flax.observers import Run, files\n"
+    "run = Run(config.Config(), pathlib.Path(sys.argv[1]), (), 1, 1, 'cpu')\n"
+    "files.TensorBoard().start(run)\n"
+    "assert 'torch' not in sys.modules and importlib.util.find_spec('torch')\n"
+  )
+  command = [sys.executable, "-c", code, str(tmp_path)]
+  environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
 def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
   now, stream = [0.0], io.StringIO()
   observer = terminal.PlainLines(stream, clock=lambda: now[0])

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import serialization
 
@@ -110,6 +111,30 @@ def test_cutting_an_epoch_differently_changes_no_bit():
   runs = [tensors(trained(make_config(steps_per_dispatch=n), 2, 2)) for n in (0, 1, 3)]
   assert_equal_bits(runs[0], runs[1])
   assert_equal_bits(runs[0], runs[2])
+
+
+def test_the_first_dispatch_is_one_step_and_the_others_are_whole():
+  trainer = trained(make_config(steps_per_dispatch=2, batch_size=9), 1, epochs=0)
+  made = [[], []]
+  for progress in made:
+    trainer.train_epoch(progress.append)
+  assert made == [[1, 3, 5, 7, 8], [2, 4, 6, 8]]
+
+
+def test_the_first_state_is_what_the_network_makes_of_the_seed():
+  config = make_config(seed=2**31 - 1, ema_decay=0.9)
+  network = steps.models.create(config.model, 10, steps.AXIS)
+  tx = optax.sgd(0.1, momentum=0.9)
+  state = steps.create_state(config, network, tx, (32, 32, 3))
+  init = jax.jit(lambda key, x: network.init(key, x, train=False))
+  variables = init(jax.random.key(2**31 - 1), jnp.zeros((1, 32, 32, 3)))
+  found = {"params": state.params, "batch_stats": state.batch_stats}
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+  jax.tree.map(np.testing.assert_array_equal, state.ema, variables)
+  assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.opt_state))
+  leaves = jax.tree.leaves(state)
+  assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
+  assert len({leaf.ctypes.data for leaf in leaves}) == len(leaves)  # for donation
 
 
 def test_the_seed_decides_everything():

@@ -11,13 +11,19 @@ from cifar_flax.observers.files import (
   SummaryFile,
   TensorBoard,
 )
-from cifar_flax.observers.terminal import PlainLines, ProgressBar
+from cifar_flax.observers.terminal import FirstStep, PlainLines, ProgressBar
 
 __all__ = ["Observer", "Progress", "Run", "create"]
 
 
-def create(stream: TextIO = sys.stderr) -> list[Observer]:
-  """All observers of a run; `stream` gets a bar if it is a terminal, else lines."""
+def create(stream: TextIO = sys.stderr, began: float | None = None) -> list[Observer]:
+  """All observers of a run.
+
+  Args:
+    stream: gets a bar if it is a terminal, else lines.
+    began: when the program did, by `time.monotonic`, to say how long it took to start.
+  """
   lines = ProgressBar if stream.isatty() else PlainLines
   files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
-  return [*files, lines(stream)]
+  start = [] if began is None else [FirstStep(stream, began)]
+  return [*files, *start, lines(stream)]

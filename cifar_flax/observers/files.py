@@ -4,11 +4,14 @@ All but TensorBoard's are replaced whole. The checkpoints are the truth about a 
 resuming, the files that list epochs are written anew from the checkpoint's rows.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cifar_flax import config as config_lib
@@ -82,8 +85,9 @@ class TensorBoard(Observer):
 
   def start(self, run: Run) -> None:
     """Writes the config, the layout of the charts and the epochs of before."""
-    from tensorboardX import event_file_writer, summary
-    from tensorboardX.proto import event_pb2
+    with _without_pytorch():
+      from tensorboardX import event_file_writer, summary
+      from tensorboardX.proto import event_pb2
 
     self._event, self._scalar = event_pb2.Event, summary.scalar
     for old in run.workdir.glob("events.out.tfevents.*"):
@@ -122,6 +126,20 @@ class TensorBoard(Observer):
     if self._writer:
       self._writer.close()
       self._writer = None
+
+
+@contextlib.contextmanager
+def _without_pytorch() -> Iterator[None]:
+  """Hides PyTorch: tensorboardX imports it where it is installed, which takes 1 s."""
+  modules: dict[str, Any] = sys.modules
+  if "torch" in modules:
+    yield
+    return
+  modules["torch"] = None  # an import of it fails
+  try:
+    yield
+  finally:
+    del modules["torch"]
 
 
 class Curves(Observer):

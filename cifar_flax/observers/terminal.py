@@ -86,6 +86,28 @@ class PlainLines(Observer):
     self._stream.flush()
 
 
+class FirstStep(Observer):
+  """A line as soon as the first step is made: how long the start took.
+
+  Args:
+    stream: where the line goes.
+    began: when the program did, by `clock`.
+    clock: seconds, rising.
+  """
+
+  def __init__(self, stream: TextIO, began: float, clock=time.monotonic):
+    self._stream, self._began, self._clock = stream, began, clock
+    self._waits = True
+
+  def progress(self, progress: Progress) -> None:
+    """Writes the line, the first time."""
+    if self._waits:
+      self._waits = False
+      seconds = self._clock() - self._began
+      self._stream.write(f"first step after {seconds:.2f} s\n")
+      self._stream.flush()
+
+
 class ProgressBar(PlainLines):
   """A bar for the epoch that runs, and a line that stays for every finished one."""
 
