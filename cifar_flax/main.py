@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+import time
 
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
@@ -106,15 +107,18 @@ def _folder(given: str | None, default: str) -> pathlib.Path:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns the exit code: 0, 1 disk trouble, 2 wrong input, 130 Ctrl-C."""
+  began = time.monotonic()
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   try:
     config, workdir, flags = parse(sys.argv[1:] if argv is None else argv)
     if config.model.dtype == "float64":
       os.environ["JAX_ENABLE_X64"] = "true"
-    from cifar_flax import train  # imports JAX: only for input that is well formed
+    # These import JAX: only for input that is well formed.
+    from cifar_flax import compilation_cache, train
 
+    compilation_cache.enable()
     if flags.mode == "train":
-      train.train_and_evaluate(config, workdir)
+      train.train_and_evaluate(config, workdir, began=began)
     else:
       print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
     return 0

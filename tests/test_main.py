@@ -209,7 +209,7 @@ def calls(monkeypatch):
   """Runs nothing; what would have run, in order."""
   calls = []
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *args: calls.append(("train", *args))
+    train, "train_and_evaluate", lambda *args, began: calls.append(("train", *args))
   )
   monkeypatch.setattr(
     train,
@@ -254,25 +254,42 @@ def test_mistakes_are_answered_before_jax_is_imported(folder):
     [NET6B, "--config.model.name=net6c"],
     [NET6B, "--config.schedule.learning_rate=nan"],
     [f"--config={folder}/broken.json"],
-    ["--config=configs/net6c.py"],
+    [f"--config={folder}/imports.py"],
+    ["--config=configs/nett6b.py"],
     [NET6B, "--mode=evl"],
+    [NET6B, f"--workdir={folder}/text.txt"],
+    ["--mode=eval", f"--workdir={folder}/run"],
+    [],
   ]
   program = textwrap.dedent("""
-    import json, sys
+    import json, resource, sys
     from cifar_flax import main
-    codes = [main.main(argv) for argv in json.loads(sys.argv[1])]
+    codes = {main.main(argv) for argv in json.loads(sys.argv[1])}
     loaded = {"jax", "flax", "numpy", "tensorflow_datasets"} & set(sys.modules)
-    print(codes, loaded)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(codes, loaded, usage.ru_utime + usage.ru_stime)
   """)
-  started = time.monotonic()
   done = subprocess.run(
     [sys.executable, "-c", program, json.dumps(lines)], capture_output=True, text=True
   )
-  seconds = time.monotonic() - started
-  assert done.stdout == "[2, 2, 2, 2, 2, 2] set()\n", done.stderr
+  *found, seconds = done.stdout.split()  # of the processor: others may be using it
+  assert found == ["{2}", "set()"], done.stderr
   assert len(done.stderr.splitlines()) == len(lines)
   assert "Traceback" not in done.stderr
-  assert seconds < 2
+  assert float(seconds) < 1
+
+
+def test_the_start_is_timed_from_the_command_on(monkeypatch):
+  parsed, parse = [], main.parse
+  monkeypatch.setattr(
+    main, "parse", lambda argv: parsed.append(time.monotonic()) or parse(argv)
+  )
+  monkeypatch.setattr(
+    train, "train_and_evaluate", lambda *_, began: times.append(began)
+  )
+  times = [time.monotonic()]
+  assert main.main([NET6B]) == 0
+  assert times[0] <= times[1] <= parsed[0]
 
 
 def test_the_module_is_a_program_with_an_exit_code():
@@ -344,7 +361,7 @@ def test_evaluation_takes_the_config_of_its_run_directory(calls, tmp_path, capsy
 
 
 def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
-  def refuse(config, workdir):
+  def refuse(config, workdir, began):
     raise UserError("config.batch_size=12: must be divisible\nby the 8 devices")
 
   monkeypatch.setattr(train, "train_and_evaluate", refuse)
@@ -354,7 +371,7 @@ def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
 
 
 def test_our_own_bugs_are_not_hidden(monkeypatch):
-  def fail(config, workdir):
+  def fail(config, workdir, began):
     raise RuntimeError("a bug")
 
   monkeypatch.setattr(train, "train_and_evaluate", fail)
@@ -363,7 +380,7 @@ def test_our_own_bugs_are_not_hidden(monkeypatch):
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
-  def interrupt(config, workdir):
+  def interrupt(config, workdir, began):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(train, "train_and_evaluate", interrupt)
