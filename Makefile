@@ -11,7 +11,7 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce test test-full lint format clean
+.PHONY: quickstart train reproduce bench test test-full lint format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train
@@ -21,6 +21,13 @@ train: $(INSTALLED)
 
 reproduce: $(INSTALLED)
 	$(RUN) -m cifar_flax.reproduce $(ARGS)
+
+# NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 MINUTES=60 DATA=DIR DTYPE= OUTPUT=FILE.md
+bench: $(VENV)/peers-installed
+	$(RUN) -m benchmarks $(if $(NETS),--nets=$(NETS)) $(if $(PEERS),--peers=$(PEERS)) \
+	  $(if $(TABLES),--tables=$(TABLES)) $(if $(MINUTES),--minutes=$(MINUTES)) \
+	  $(if $(DATA),--data=$(DATA)) $(if $(DTYPE),--dtype=$(DTYPE)) \
+	  $(if $(OUTPUT),--output=$(OUTPUT)) $(ARGS)
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
@@ -50,6 +57,14 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	echo "installing into $(VENV), a few minutes once"; \
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
 	  --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/peers-installed: $(INSTALLED)
+	@version=$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
+	file=constraints/py$$version.txt; [ -f $$file ] || file=/dev/null; \
+	echo "installing PyTorch, TensorFlow and Keras into $(VENV), once"; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
+	  --editable '.[bench]'
 	@touch $@
 
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)

@@ -1,0 +1,154 @@
+"""The same networks in PyTorch, eager or compiled."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import networks
+from benchmarks.peers import Peer, Program, fixed_batch, load_config
+
+
+class Branches(nn.ModuleList):
+  """Convolutions of one input; their outputs concatenated."""
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Maps [batch, channels, height, width]."""
+    return torch.cat([branch(x) for branch in self], dim=1)
+
+
+def build(layers: Sequence[networks.Layer], shape: tuple[int, int, int]) -> nn.Module:
+  """A network of `layers` for images of `shape` (channels, height, width)."""
+  net = nn.Sequential(*map(_module, layers))
+  with torch.no_grad():
+    net.eval()(torch.zeros(1, *shape))  # the lazy modules learn their input's size
+  return net.train()
+
+
+def _module(layer: networks.Layer) -> nn.Module:
+  match layer:
+    case networks.Conv(features, size, padding, bias, groups, dilation):
+      same = padding == "SAME"
+      rows, columns = (dilation * (side - 1) // 2 if same else 0 for side in size)
+      options: dict[str, Any] = {"dilation": dilation, "groups": groups, "bias": bias}
+      return nn.LazyConv2d(features, size, padding=(rows, columns), **options)
+    case networks.Branches(convolutions):
+      return Branches(map(_module, convolutions))
+    case networks.Dense(features):
+      return nn.LazyLinear(features)
+    case networks.BatchNorm(momentum, epsilon):
+      return nn.LazyBatchNorm2d(eps=epsilon, momentum=1 - momentum)
+    case networks.Dropout(rate):
+      return nn.Dropout(rate)
+    case networks.ReLU():
+      return nn.ReLU(inplace=True)
+    case networks.MaxPool():
+      return nn.MaxPool2d(2)
+    case networks.Flatten():
+      return nn.Flatten()
+  raise AssertionError(layer)
+
+
+class PyTorch(Peer):
+  """On the GPU if there is one, in TF32 or under bfloat16's autocast.
+
+  Attributes:
+    layout: of images and kernels in memory.
+    compiled: whether `torch.compile` makes one function of the forward pass and loss.
+  """
+
+  def __init__(self, channels_last: bool = True, compiled: bool = False):
+    self.layout = torch.channels_last if channels_last else torch.contiguous_format
+    self.compiled = compiled
+    self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_flush_denormal(True)  # as XLA does
+    torch.backends.cudnn.benchmark = True
+    if self.device.type == "cuda":
+      torch.set_float32_matmul_precision("high")  # TF32, XLA's default
+      torch.backends.cudnn.allow_tf32 = True
+
+  def describe(self) -> str:
+    """Version, device and threads, in a line."""
+    name = f"{torch.get_num_threads()} threads"
+    if self.device.type == "cuda":
+      name = torch.cuda.get_device_name()
+    layout = str(self.layout).removeprefix("torch.")
+    return f"torch {torch.__version__} on {name}, {layout}, {self._mode()}"
+
+  def peak_bytes(self) -> int:
+    """The most memory in use so far: of the process, or of its GPU."""
+    if self.device.type == "cuda":
+      return torch.cuda.max_memory_allocated()
+    return super().peak_bytes()
+
+  def train(self, net: str, batch: int, dtype: str) -> Program:
+    """The training step on one batch."""
+    module = self._network(net)
+    x, y = self._batch(batch)
+    # Measured beside foreach=True and the plain loop: fused is the fastest.
+    rate = load_config(net).schedule.learning_rate
+    adam = torch.optim.Adam(module.parameters(), rate, eps=1e-7, fused=True)
+
+    def loss_fn() -> torch.Tensor:
+      return F.cross_entropy(self._forward(module, x, dtype).float(), y)
+
+    loss_fn = self._compile(loss_fn)
+
+    def run(num_steps: int) -> None:
+      for _ in range(num_steps):
+        adam.zero_grad(set_to_none=True)
+        loss_fn().backward()
+        adam.step()
+      self._wait()
+
+    tensors = [*module.parameters(), *module.buffers()]
+    parameters = sum(t.numel() for t in tensors if t.is_floating_point())
+    return Program(run, facts={"parameters": parameters})
+
+  def infer(self, net: str, batch: int, dtype: str) -> Program:
+    """Forward, the right ones counted."""
+    module = self._network(net).eval()
+    x, y = self._batch(batch)
+
+    def count_right() -> torch.Tensor:
+      return (self._forward(module, x, dtype).argmax(1) == y).sum()
+
+    count_right = self._compile(count_right)
+
+    @torch.inference_mode()
+    def run(num_steps: int) -> None:
+      right = torch.zeros((), dtype=torch.int64, device=self.device)
+      for _ in range(num_steps):
+        right += count_right()
+      self._wait()
+
+    return Program(run)
+
+  def _mode(self) -> str:
+    if not self.compiled:
+      return "eager"
+    # On a GPU it times its kernels against each other and captures CUDA graphs.
+    return "max-autotune" if self.device.type == "cuda" else "default"
+
+  def _compile(self, function):
+    return torch.compile(function, mode=self._mode()) if self.compiled else function
+
+  def _network(self, net: str) -> nn.Module:
+    layers = networks.LAYERS[net](load_config(net).model)
+    module: Any = build(layers, (3, 32, 32))  # Any: `to` has a form mypy doesn't know
+    return module.to(self.device, memory_format=self.layout)
+
+  def _batch(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = map(torch.from_numpy, fixed_batch(batch))
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+    return images.to(self.device), labels.long().to(self.device)
+
+  def _forward(self, module: nn.Module, x: torch.Tensor, dtype: str) -> torch.Tensor:
+    with torch.autocast(self.device.type, torch.bfloat16, dtype == "bfloat16"):
+      return module(x.float() / 255)
+
+  def _wait(self) -> None:
+    if self.device.type == "cuda":
+      torch.cuda.synchronize()

@@ -1,0 +1,242 @@
+"""The benchmarks: what they compute, how they keep time, that peers do the same."""
+
+import importlib.util
+import math
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from benchmarks import networks, report, statistics, workers
+from benchmarks.comparison import Budget, compare, verdict
+from benchmarks.peers import fixed_batch, load_config
+from benchmarks.statistics import Bound, median_interval
+from benchmarks.workers import Absent, Worker
+from cifar_flax import models, steps
+
+TESTS = str(pathlib.Path(__file__).parent)
+
+
+def test_six_windows_give_lowest_and_highest():
+  assert median_interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (3.5, 1.0, 6.0)
+  assert median_interval([1.0] * 5) is None
+
+
+@pytest.mark.parametrize("n", [6, 8, 9, 12, 30])
+def test_interval_is_scipys_sign_test_interval(n):
+  values = np.random.default_rng(n).lognormal(size=n)
+  sample = scipy.stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+  assert median_interval(values)[1:] == pytest.approx((sample.low, sample.high))
+
+
+@pytest.mark.parametrize("n", [6, 7, 11])
+def test_interval_covers_the_median_of_a_skewed_distribution(n):
+  samples = np.random.default_rng(0).exponential(size=(4000, n))
+  intervals = np.asarray([median_interval(sample)[1:] for sample in samples])
+  covered = (intervals[:, 0] <= math.log(2)) & (math.log(2) <= intervals[:, 1])
+  assert 0.94 < covered.mean() < 0.99
+
+
+def test_a_bound_is_reached_when_the_interval_reaches_it():
+  assert Bound(1.0, 1.5).verdict(statistics.Interval(0.98, 0.95, 1.02)) == (
+    "reach >= 1 reached, aim >= 1.5 missed"
+  )
+  at_most = Bound(1.05, at_most=True)
+  assert (
+    at_most.verdict(statistics.Interval(1.08, 1.04, 1.1)) == "reach <= 1.05 reached"
+  )
+  assert at_most.verdict(statistics.Interval(1.08, 1.06, 1.1)) == "reach <= 1.05 missed"
+  assert at_most.verdict(None) == "reach <= 1.05 open"
+  assert verdict([1.0, 3.0], at_most) == ["2.00 [-]", "2", "reach <= 1.05 open"]
+
+
+def test_a_table_is_the_same_as_text_and_as_markdown():
+  table = report.Table("1. Title", ["network", "ours"], [["net6b", "12"]])
+  table.note("once", "once")
+  assert table.text() == (
+    "1. Title\nnetwork  ours\n-------------\nnet6b      12\n- once\n"
+  )
+  assert table.markdown() == (
+    "## 1. Title\n\n| network | ours |\n| ------- | ---- |\n| net6b | 12 |\n\n- once\n"
+  )
+
+
+@pytest.fixture
+def toys(monkeypatch):
+  monkeypatch.setenv("PYTHONPATH", TESTS)
+  names = ["toy_peer:Toy", "toy_peer:Missing"]
+  said = []
+  with workers.started(names, said.append, TOY="house") as started:
+    assert said == [
+      "toy_peer:Missing: ModuleNotFoundError: No module named 'no_such_package'"
+    ]
+    yield started
+
+
+def test_a_worker_answers_works_and_waits(toys):
+  worker = toys["toy_peer:Toy"]
+  assert worker.about == "toy house"
+  facts = worker.prepare(10, "nap", seconds=0.01, multiple=2)
+  assert facts["multiple"] == 2 and facts["size"] == 7
+  assert facts["seconds"] == pytest.approx(0.01, rel=0.5)
+  assert 0.2 <= worker.run(20) < 0.4
+  assert worker.peak_bytes() > 1e6
+  used = worker.cpu_seconds()
+  assert used > 0
+  time.sleep(0.3)
+  assert worker.cpu_seconds() - used <= 0.01
+
+
+def test_a_worker_says_why_in_one_line(toys):
+  worker = toys["toy_peer:Toy"]
+  with pytest.raises(Absent, match="^toy_peer:Toy: RuntimeError: no such thing$"):
+    worker.prepare(10, "fail")
+  with pytest.raises(Absent, match="AttributeError: .* no attribute 'dance'"):
+    worker.prepare(10, "dance")
+  with pytest.raises(Absent, match="no answer in 0 s"):
+    worker.prepare(0.2, "nap", seconds=60)
+  with pytest.raises(Absent, match="no answer in 0 s"):
+    worker.run(1)
+
+
+def test_a_worker_that_dies_leaves_its_last_words(toys):
+  with pytest.raises(Absent, match="ended by itself: last words"):
+    toys["toy_peer:Toy"].prepare(10, "die")
+
+
+def random_variables(network):
+  """Every number another, in the order in which the network makes them."""
+  order = []
+
+  def init(key, images):
+    variables = network.init(key, images, train=False)
+    order.extend(flatten_dict(variables))
+    return variables
+
+  images = jnp.zeros((1, 32, 32, 3))
+  shapes = flatten_dict(jax.eval_shape(init, jax.random.key(0), images))
+  rng, values = np.random.default_rng(0), {}
+  for path in order:
+    shape, positive = shapes[path].shape, path[-1] in ("scale", "var")
+    spread = math.prod(shape[:-1]) ** -0.5 if path[-1] == "kernel" else 0.2
+    values[path] = positive + 2 * spread * rng.uniform(-1, 1, shape)
+  return values
+
+
+@pytest.fixture(params=networks.LAYERS, scope="module")
+def ours(request):
+  """A network's layers, variables, input, and what it makes of them, in float64."""
+  with jax.enable_x64(True):
+    return compute_ours(request.param)
+
+
+def compute_ours(net):
+  config = load_config(net, dtype="float64").model
+  config.ops, config.dropout_rate, config.dense_dropout_rate = "lax", 0.0, 0.0
+  network = models.create(config, 10)
+  values = random_variables(network)
+  variables = {"batch_stats": {}} | unflatten_dict(values)
+  images, labels = fixed_batch(2)
+  x = images / 255
+
+  @jax.jit
+  def evaluate(variables):
+    def loss_fn(params):
+      every = variables | {"params": params}
+      logits, _ = network.apply(every, x, train=True, mutable=["batch_stats"])
+      return steps.cross_entropy(logits, labels, 0.0).mean()
+
+    logits = network.apply(variables, x, train=False)
+    return logits, *jax.value_and_grad(loss_fn)(variables["params"])
+
+  logits, loss, grads = evaluate(variables)
+  params = {path: v for path, v in values.items() if path[0] == "params"}
+  stats = [v for path, v in values.items() if path[0] == "batch_stats"]
+  grads = [flatten_dict(grads)[path[1:]] for path in params]
+  layers = networks.LAYERS[net](config)
+  return Ours(layers, list(params.values()), stats, x, labels, logits, loss, grads)
+
+
+class Ours(NamedTuple):
+  layers: list
+  params: list
+  stats: list
+  x: np.ndarray
+  labels: np.ndarray
+  logits: jax.Array
+  loss: jax.Array
+  grads: list
+
+
+def assert_close(actual, expected, tolerance=1e-10):
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=tolerance)
+
+
+def needs(package):
+  absent = importlib.util.find_spec(package) is None
+  return pytest.mark.skipif(absent, reason=f"{package} is not installed: extra 'bench'")
+
+
+@needs("torch")
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # PyTorch's word
+def test_pytorch_computes_the_same(ours):
+  import torch
+
+  from benchmarks.peers import pytorch
+
+  net = pytorch.build(ours.layers, (3, 32, 32)).double()
+  features = next((p.shape[1] for p in net.parameters() if p.ndim == 2), None)
+
+  def to_torch(value):
+    if value.ndim == 4:
+      return value.transpose(3, 2, 0, 1)
+    if value.ndim == 2 and value.shape[0] == features:  # flattened in another order
+      value = value.reshape(2, 2, -1, value.shape[1]).transpose(2, 0, 1, 3)
+      value = value.reshape(features, -1)
+    return value.T
+
+  def copy(tensors, values):
+    for tensor, value in zip(tensors, values, strict=True):
+      tensor.data.copy_(torch.from_numpy(to_torch(np.asarray(value)).copy()))
+
+  copy(net.parameters(), ours.params)
+  copy([b for b in net.buffers() if b.is_floating_point()], ours.stats)
+  x = torch.from_numpy(ours.x).permute(0, 3, 1, 2)
+  assert_close(net.eval()(x).detach(), ours.logits)
+  labels = torch.from_numpy(ours.labels).long()
+  loss = torch.nn.functional.cross_entropy(net.train()(x), labels)
+  assert_close(loss.detach(), ours.loss)
+  loss.backward()
+  for parameter, grad in zip(net.parameters(), ours.grads, strict=True):
+    assert_close(parameter.grad, to_torch(np.asarray(grad)))
+
+
+@needs("tensorflow")
+@needs("keras")
+def test_keras_computes_the_same(ours):
+  import tensorflow as tf
+
+  from benchmarks.peers import keras
+
+  keras.keras.config.set_dtype_policy("float64")
+  # Its BatchNorm rounds to float32 on the way: hence the wider tolerance.
+  model = keras.build(ours.layers, (32, 32, 3))
+  stats = [v for v in model.non_trainable_variables if "moving" in v.path]
+  variables = [*model.trainable_variables, *stats]
+  for variable, value in zip(variables, [*ours.params, *ours.stats], strict=True):
+    variable.assign(value.reshape(variable.shape))  # a depthwise kernel has more axes
+  assert_close(model(ours.x, training=False), ours.logits, 1e-6)
+  with tf.GradientTape() as tape:
+    logits = model(ours.x, training=True)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ours.labels, logits)
+    loss = tf.reduce_mean(losses)
+  assert_close(loss, ours.loss, 1e-6)
+  grads = tape.gradient(loss, model.trainable_variables)
+  for grad, expected in zip(grads, ours.grads, strict=True):
+    assert_close(np.reshape(grad, expected.shape), expected, 1e-6)
