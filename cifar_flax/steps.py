@@ -7,7 +7,7 @@ mapped argument is which images each device takes.
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -199,11 +199,15 @@ def make_eval_step(config: Config, network: models.Network) -> Callable:
 
 
 def map_over_devices(
-  function: Callable, devices: Sequence[jax.Device], num_mapped: int, donate=()
+  function: Callable,
+  devices: Sequence[jax.Device],
+  num_mapped: int,
+  donate: int | tuple[int, ...] = (),
+  compiler_options: Mapping[str, str] | None = None,
 ) -> Callable:
   """`jax.pmap`, its last `num_mapped` arguments split over devices, the others not."""
   num_replicated = len(inspect.signature(function).parameters) - num_mapped
-  return jax.pmap(
+  mapped = jax.pmap(
     function,
     axis_name=AXIS,
     in_axes=(None,) * num_replicated + (0,) * num_mapped,
@@ -211,12 +215,34 @@ def map_over_devices(
     devices=devices,
     donate_argnums=donate,
   )
+  if not compiler_options:
+    return mapped
+  # `jax.pmap` takes no options, a jit around it does.
+  compiled = jax.jit(
+    mapped, donate_argnums=donate, compiler_options=dict(compiler_options)
+  )
+  if jax.process_count() == 1:
+    return compiled
+  # It also wants whole arrays, where `jax.pmap` takes this process's part of them.
+  split = jax.NamedSharding(_mesh(devices), jax.P(AXIS))
+
+  def call(*arguments):
+    pieces = (
+      jax.make_array_from_process_local_data(split, piece)
+      for piece in arguments[num_replicated:]
+    )
+    return compiled(*arguments[:num_replicated], *pieces)
+
+  return call
+
+
+def _mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.asarray(devices), (AXIS,))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
   """Puts the same arrays on every device, as `map_over_devices` returns them."""
-  mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
-  return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
+  return jax.device_put(tree, jax.NamedSharding(_mesh(devices), jax.P()))
 
 
 class Program:
@@ -259,5 +285,6 @@ class Program:
 
       return jax.lax.fori_loop(0, num_steps, body, sums)
 
-    self.train_steps = map_over_devices(train_steps, devices, 1, donate=0)
-    self.eval_steps = map_over_devices(eval_steps, devices, 2)
+    options = ops.select(config.model.ops).compiler_options
+    self.train_steps = map_over_devices(train_steps, devices, 1, (0,), options)
+    self.eval_steps = map_over_devices(eval_steps, devices, 2, (), options)

@@ -1,12 +1,13 @@
 """The mathematics of the networks, in the form that is fast on the backend at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 from jax import lax
 
 from cifar_flax.errors import UserError
+from cifar_flax.ops import compiler
 from cifar_flax.ops.convolution import conv_general_dilated
 from cifar_flax.ops.dropout import dropout
 from cifar_flax.ops.hashing import hash_uint32, uniform
@@ -23,19 +24,17 @@ class Operations(NamedTuple):
       that name of `flax.linen.Conv`.
     max_pool: (x `[batch, height, width, channels]`, window: int = 2) -> the largest of
       each non-overlapping window; an odd row or column left over is dropped.
+    compiler_options: for the `jax.jit` around a program made of them.
   """
 
   conv_general_dilated: Callable[..., jax.Array]
   max_pool: Callable[..., jax.Array]
+  compiler_options: Mapping[str, str]
 
 
-_LAX = Operations(lax.conv_general_dilated, max_pool_lax)
-_FAST = {
-  "cpu": Operations(conv_general_dilated, max_pool),
-  # cuDNN and the TPU compiler have convolutions of their own for every layout.
-  "gpu": Operations(lax.conv_general_dilated, max_pool),
-  "tpu": Operations(lax.conv_general_dilated, max_pool),
-}
+_LAX = Operations(lax.conv_general_dilated, max_pool_lax, {})
+# cuDNN and the TPU compiler have convolutions of their own for every layout.
+_FAST = Operations(lax.conv_general_dilated, max_pool, {})
 
 
 def select(name: str) -> Operations:
@@ -52,4 +51,8 @@ def select(name: str) -> Operations:
   """
   if name not in ("fast", "lax"):
     raise UserError(f"operations {name!r} are unknown: choose 'fast' or 'lax'")
-  return _FAST.get(jax.default_backend(), _LAX) if name == "fast" else _LAX
+  if name == "lax":
+    return _LAX
+  if jax.default_backend() != "cpu":
+    return _FAST
+  return Operations(conv_general_dilated, max_pool, compiler.supported(compiler.CPU))
