@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(f"--{name}", default=default, help=f"{help} (%(default)s)")
 
   add("tables", ",".join(tables.TABLES), "which tables, comma between")
-  add("nets", ",".join(networks.LAYERS), "which networks")
+  add("nets", "", "which networks; '' leaves it to the table")
   add("peers", ",".join(peers.PEERS), "who is measured")
   add("dtype", "", "float32 or bfloat16; '' is float32 on a CPU, bfloat16 on a GPU")
   add("data", "", "TFDS folder with cifar10; '' looks where training does")
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> None:
   flags = _parser().parse_args(argv)
   chosen = _names("tables", flags.tables, list(tables.TABLES))
   names = _names("peers", flags.peers, list(peers.PEERS))
-  nets = _names("nets", flags.nets, list(networks.LAYERS))
+  nets = _names("nets", flags.nets, list(networks.LAYERS)) if flags.nets else ()
   if flags.minutes <= 0:
     raise UserError(f"--minutes={flags.minutes}: must be > 0")
   lines = hardware.describe()

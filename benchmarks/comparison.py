@@ -1,22 +1,26 @@
-"""Workers doing the same in turns, within a time."""
+"""Jobs done in turns by workers, within a time."""
 
 import dataclasses
+import math
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+from benchmarks.report import Table
 from benchmarks.statistics import MIN_WINDOWS, Bound, median, median_interval
 from benchmarks.workers import Absent, Worker
 
 MIN_STEPS = 10  # of a window
-MIN_SECONDS = 1.0  # of a window, of the fastest
 MAX_WINDOWS = 12
 SLOW = 1.5  # times the fastest peer's seconds: cannot be the best one
-HOPELESS = 4.0  # times the fastest's
+HOPELESS = 4.0  # times the fastest's: not worth half of the time for a window
 IDLE_SHARE = 0.02  # of one core, that a waiting process may use without being named
-STAR = f"* fewer than {MIN_WINDOWS} windows"
+SETTLE_SECONDS = 0.05  # after a window: some threads wait a little before they sleep
+SIGNS = f"* fewer than {MIN_WINDOWS} windows; ~ from the warm-up alone; - not at all"
 VERDICT_COLUMNS = ("ratio [95 %]", "windows", "verdict")
+
+Row = TypeVar("Row")
 
 
 class Budget:
@@ -30,12 +34,34 @@ class Budget:
     return max(self._end - self._clock(), 0.0)
 
 
+def affordable(
+  rows: Sequence[Row], budget: Budget, table: Table, seconds: float
+) -> Iterator[tuple[Row, float]]:
+  """Rows, while `seconds` are left, each with its fair share of what is left.
+
+  Those that there is no time for are named in a note of the table.
+  """
+  for i, row in enumerate(rows):
+    if budget.left() < seconds:
+      table.note("left out for want of time: " + "; ".join(map(str, rows[i:])))
+      return
+    yield row, 1 / (len(rows) - i)
+
+
+class Job(NamedTuple):
+  """What a worker is to do: a method of its `Peer`, and the arguments."""
+
+  worker: Worker
+  what: str
+  arguments: dict[str, Any]
+
+
 @dataclasses.dataclass
 class Comparison:
   """What came out.
 
   Attributes:
-    seconds: a step, for each worker that ran, one value a window.
+    seconds: a step, for each job that ran, one value a window.
     facts: what each worker answered to `prepare`.
     notes: lines: who is absent, what was left out, who did not keep still.
   """
@@ -44,117 +70,108 @@ class Comparison:
   facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   notes: list[str] = dataclasses.field(default_factory=list)
 
-  def median(self, name: str) -> float:
-    """Seconds a step."""
-    return median(self.seconds[name])
-
   def best(self, names: Collection[str]) -> str | None:
     """The fastest of `names` that ran."""
-    return min((n for n in self.seconds if n in names), key=self.median, default=None)
+    found = [name for name in self.seconds if name in names]
+    return min(found, key=lambda name: median(self.seconds[name]), default=None)
 
-  def figure(self, name: str, scale: Callable[[float], str]) -> str:
-    """A cell: `scale` of the median seconds a step; "*" if windows are too few."""
+  def figure(self, name: str, show: Callable[[float], str]) -> str:
+    """A cell: the median seconds a step, shown, with the signs of `SIGNS`."""
+    if name in self.facts and name not in self.seconds:
+      return "~" + show(self.facts[name]["seconds"])
     if name not in self.seconds:
       return "-"
     star = "*" if len(self.seconds[name]) < MIN_WINDOWS else ""
-    return scale(self.median(name)) + star
+    return show(median(self.seconds[name])) + star
 
-  def ratios(self, numerator: str | None, denominator: str | None) -> list[float]:
-    """Seconds of one over those of the other, window by window."""
-    pairs = zip(
-      self.seconds.get(numerator or "", []),
-      self.seconds.get(denominator or "", []),
-      strict=False,
-    )
-    return [a / b for a, b in pairs]
+  def verdict(
+    self, numerator: str | None, denominator: str | None, bound: Bound | None = None
+  ) -> list[str]:
+    """Cells: the median ratio of seconds with its interval; windows; the verdict.
+
+    Ratios are taken window by window.
+    """
+    windows = [self.seconds.get(name or "", []) for name in (numerator, denominator)]
+    ratios = [a / b for a, b in zip(*windows, strict=False)]
+    interval = median_interval(ratios)
+    shown = f"{median(ratios):.2f} [-]" if ratios else "-"
+    if interval:
+      shown = f"{interval.median:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return [shown, str(len(ratios)), *([bound.verdict(interval)] if bound else [])]
 
 
-def verdict(ratios: list[float], bound: Bound) -> list[str]:
-  """Three cells: the median ratio with its interval, windows, and what it reaches."""
-  if not ratios:
-    return ["-", "0", bound.verdict(None)]
-  interval = median_interval(ratios)
-  shown = f"{median(ratios):.2f} [-]"
-  if interval:
-    shown = f"{interval.median:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-  return [shown, str(len(ratios)), bound.verdict(interval)]
+def images_per_second(batch: int) -> Callable[[float], str]:
+  """For `Comparison.figure`."""
+  return lambda seconds: f"{batch / seconds:,.0f}"
 
 
 def compare(
-  workers: Mapping[str, Worker],
-  what: str,
-  task: dict[str, Any],
+  jobs: Mapping[str, Job],
   budget: Budget,
   share: float = 1.0,
+  window_seconds: float = 1.0,
   keep: Collection[str] = ("ours",),
 ) -> Comparison:
-  """Prepares each worker, then lets them run windows in turns, in shuffled order.
+  """Prepares each job, then runs windows of them in turns, in shuffled order.
 
-  A window is as many steps for all: at least `MIN_STEPS`, and a second of the
-  fastest. After the first, those that cannot be the best are let go if time is
-  short; the others make `MIN_WINDOWS` if that fits into the budget, and more if it
-  fits into the share.
+  A window is as many steps for all: at least `MIN_STEPS`. After the first, those that
+  cannot be the best are let go if time is short; the others make `MIN_WINDOWS` if
+  that fits into the budget, and more if it fits into the share.
 
   Args:
-    workers: by name.
-    what: method of `Peer` that each is asked for.
-    task: its arguments.
+    jobs: by name.
     budget: of the table.
     share: of what is left in it, that should suffice.
-    keep: workers that are never let go.
+    window_seconds: at least, of the fastest.
+    keep: jobs that are never let go.
   """
-  fair = Budget(budget.left() * share)
-  result = Comparison()
-  for name, worker in workers.items():
+  fair, result = Budget(budget.left() * share), Comparison()
+  for name, job in jobs.items():
     try:
-      result.facts[name] = worker.prepare(budget.left(), what, **task)
+      facts = job.worker.prepare(budget.left(), job.what, **job.arguments)
+      result.facts[name] = facts
     except Absent as reason:
       result.notes.append(str(reason))
-  steps = _window_steps(result.facts)
-  running = {name: steps * fact["seconds"] for name, fact in result.facts.items()}
-  for name in _hopeless(running, fair.left(), keep):
-    seconds = running.pop(name) / steps
-    result.notes.append(f"{name}: about {seconds:.3g} s a step, too slow for a window")
+  steps = _window_steps(result.facts, window_seconds)
+  cost = {name: steps * fact["seconds"] for name, fact in result.facts.items()}
+  for name in _hopeless(cost, fair.left(), keep):
+    del cost[name]
   idle: dict[str, float] = {}
   for window in range(MAX_WINDOWS):
     if window == 1:
-      running = _kept(running, fair.left(), keep)
+      cost = _kept(cost, fair.left(), keep)
     enough = window >= MIN_WINDOWS
     missing = MIN_WINDOWS - window if 0 < window < MIN_WINDOWS else 1
-    needed = missing * sum(running.values())
-    left = (fair if enough else budget).left()
-    if not running or needed > left:
-      if not enough:
+    needed, left = missing * sum(cost.values()), (fair if enough else budget).left()
+    if not cost or needed > left:
+      if cost and not enough:
         result.notes.append(
-          f"{missing} windows left out: they take {needed:.0f} s, {left:.0f} s are left"
+          f"stopped after {window} windows: the rest takes {needed:.0f} s, "
+          f"{left:.0f} s are left"
         )
       break
-    names = list(running)
-    random.Random(window).shuffle(names)
-    for name in names:
+    for name in random.Random(window).sample(sorted(cost), len(cost)):
       try:
-        running[name] = _run_window(workers, name, steps, idle)
-        result.seconds.setdefault(name, []).append(running[name] / steps)
+        cost[name] = _run_window(jobs, name, steps, idle)
+        result.seconds.setdefault(name, []).append(cost[name] / steps)
       except Absent as reason:
         result.notes.append(str(reason))
-        del running[name]
-  result.notes.extend(
-    f"{name} used {used:.0%} of a core while others ran"
-    for name, used in idle.items()
-    if used > IDLE_SHARE
-  )
+        del cost[name]
+  for name, used in idle.items():
+    if used > IDLE_SHARE:
+      result.notes.append(f"{name} used {used:.0%} of a core while others ran")
   return result
 
 
-def _window_steps(facts: dict[str, dict[str, Any]]) -> int:
+def _window_steps(facts: dict[str, dict[str, Any]], seconds: float) -> int:
   fastest = min((fact["seconds"] for fact in facts.values()), default=1.0)
-  multiple = max((fact["multiple"] for fact in facts.values()), default=1)
-  steps = max(MIN_STEPS, int(MIN_SECONDS / fastest))
+  multiple = math.lcm(*(fact["multiple"] for fact in facts.values()))
+  steps = max(MIN_STEPS, int(seconds / fastest))
   return -(-steps // multiple) * multiple
 
 
 def _hopeless(cost: dict[str, float], limit: float, keep: Collection[str]) -> list[str]:
-  """Those not worth a single window: far behind, and it takes half of the time."""
+  """Those far behind, of which one window would take half of the time."""
   fastest = min(cost.values(), default=0.0)
   far = [name for name in cost if cost[name] > HOPELESS * fastest and name not in keep]
   return [name for name in far if cost[name] > limit / 2]
@@ -174,13 +191,14 @@ def _kept(
 
 
 def _run_window(
-  workers: Mapping[str, Worker], name: str, steps: int, idle: dict[str, float]
+  jobs: Mapping[str, Job], name: str, steps: int, idle: dict[str, float]
 ) -> float:
   """Seconds of a window; `idle` takes the largest share of a core others used."""
-  others = [other for other in workers if other != name]
-  before = [workers[other].cpu_seconds() for other in others]
-  seconds = workers[name].run(steps)
+  time.sleep(SETTLE_SECONDS)
+  others = [other for other in jobs if other != name]
+  before = [jobs[other].worker.cpu_seconds() for other in others]
+  seconds = jobs[name].worker.run(steps)
   for other, used in zip(others, before, strict=True):
-    share = (workers[other].cpu_seconds() - used) / seconds
+    share = (jobs[other].worker.cpu_seconds() - used) / seconds
     idle[other] = max(idle.get(other, 0.0), share)
   return seconds

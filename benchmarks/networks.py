@@ -115,10 +115,12 @@ def net6b(config: Model) -> list[Layer]:
 
 
 class Slot(NamedTuple):
-  """A convolution type where a network uses it: its input, and what is done to it."""
+  """A convolution type where a network uses it: input, output, all of its layers."""
 
   height: int
   channels: int
+  features: int
+  padding: str
   layers: list[Layer]
 
 
@@ -133,12 +135,16 @@ def convolution_types(config: Model) -> dict[str, Slot]:
   sizes = Branches((_conv(64), _conv(64, (5, 5))))
   dilations = Branches((_conv(64), _conv(64, dilation=2)))
   return {
-    "plain": Slot(15, 64, [_conv(128), *plus]),
-    "spatially_separable": Slot(32, 32, [vertical, *plus, horizontal, *plus]),
-    "depthwise_separable": Slot(30, 64, [depthwise, _conv(128, (1, 1)), *plus]),
-    "grouped": Slot(16, 32, [_conv(32, groups=4), *plus]),
-    "filter_groups": Slot(14, 32, [sizes, *plus]),
-    "dilated_branches": Slot(7, 32, [dilations, *plus]),
+    "plain": Slot(15, 64, 128, "SAME", [_conv(128), *plus]),
+    "spatially_separable": Slot(
+      32, 32, 64, "VALID", [vertical, *plus, horizontal, *plus]
+    ),
+    "depthwise_separable": Slot(
+      30, 64, 128, "VALID", [depthwise, _conv(128, (1, 1)), *plus]
+    ),
+    "grouped": Slot(16, 32, 32, "SAME", [_conv(32, groups=4), *plus]),
+    "filter_groups": Slot(14, 32, 128, "SAME", [sizes, *plus]),
+    "dilated_branches": Slot(7, 32, 128, "SAME", [dilations, *plus]),
   }
 
 

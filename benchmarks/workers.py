@@ -7,6 +7,7 @@ is blocked in a read.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -14,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import peers
 
-WARM_UP_RUNS = 4  # after the first; CUDA graphs are recorded in the third
+WARM_UP_RUNS = 4  # after the first, at least; CUDA graphs are made in the third
 WARM_UP_SECONDS = 2.0  # after which it is enough
 
 
@@ -35,7 +36,7 @@ class Worker:
     about: what the peer says of itself.
   """
 
-  def __init__(self, peer: str, environment: dict[str, str] | None = None):
+  def __init__(self, peer: str):
     """Starts the process.
 
     Raises:
@@ -49,7 +50,6 @@ class Worker:
       stdout=subprocess.PIPE,
       stderr=self._errors,
       cwd=peers.ROOT,
-      env={**os.environ, **(environment or {})},
     )
     try:
       self.about: str = self._answer(timeout=120)["about"]
@@ -134,14 +134,18 @@ class Worker:
 
 @contextlib.contextmanager
 def started(
-  names: Sequence[str], say: Callable[[str], None], **environment: str
+  names: Sequence[str] | Mapping[str, str],
+  say: Callable[[str], None],
 ) -> Iterator[dict[str, Worker]]:
-  """Workers by name, ended on leaving; `say` is told which are absent and why."""
+  """Workers of peers, or of peers under other names; ended on leaving.
+
+  `say` is told which are absent and why.
+  """
   workers: dict[str, Worker] = {}
   with contextlib.ExitStack() as stack:
     for name in names:
       try:
-        workers[name] = Worker(name, environment)
+        workers[name] = Worker(names[name] if isinstance(names, Mapping) else name)
         stack.callback(workers[name].close)
       except Absent as reason:
         say(str(reason))
@@ -149,17 +153,20 @@ def started(
 
 
 def _warm_up(program: peers.Program) -> dict[str, Any]:
-  """Runs it until it is compiled and settled: a few times, fewer where it is slow."""
+  """Runs it until it is compiled and settled, in longer runs where a step is short."""
   program.run(program.multiple)  # compiles
-  begun = time.perf_counter()
-  for _ in range(WARM_UP_RUNS):
+  begun, steps = time.perf_counter(), program.multiple
+  for run in itertools.count(1):
     started_at = time.perf_counter()
-    program.run(program.multiple)
+    program.run(steps)
     ended_at = time.perf_counter()
-    if ended_at - begun > WARM_UP_SECONDS:
+    seconds = ended_at - started_at
+    settled = run >= WARM_UP_RUNS and seconds > WARM_UP_SECONDS / 20
+    if settled or ended_at - begun > WARM_UP_SECONDS:
       break
-  seconds = (ended_at - started_at) / program.multiple
-  return {"seconds": seconds, "multiple": program.multiple, **program.facts}
+    steps *= 1 if seconds > WARM_UP_SECONDS / 20 else 2
+  facts = {"seconds": seconds / steps, "multiple": program.multiple}
+  return facts | program.facts
 
 
 def serve(name: str) -> None:

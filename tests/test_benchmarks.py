@@ -14,10 +14,10 @@ import scipy.stats
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks import networks, report, statistics, workers
-from benchmarks.comparison import Budget, compare, verdict
+from benchmarks.comparison import Comparison
 from benchmarks.peers import fixed_batch, load_config
 from benchmarks.statistics import Bound, median_interval
-from benchmarks.workers import Absent, Worker
+from benchmarks.workers import Absent
 from cifar_flax import models, steps
 
 TESTS = str(pathlib.Path(__file__).parent)
@@ -53,7 +53,22 @@ def test_a_bound_is_reached_when_the_interval_reaches_it():
   )
   assert at_most.verdict(statistics.Interval(1.08, 1.06, 1.1)) == "reach <= 1.05 missed"
   assert at_most.verdict(None) == "reach <= 1.05 open"
-  assert verdict([1.0, 3.0], at_most) == ["2.00 [-]", "2", "reach <= 1.05 open"]
+
+
+def test_a_comparison_takes_ratios_window_by_window():
+  result = Comparison({"ours": [1.0, 2.0], "peer": [3.0, 2.0, 9.0], "slow": [9.0]})
+  assert result.best(("peer", "slow", "absent")) == "peer"
+  assert result.verdict("peer", "ours", Bound(1.0)) == [
+    "2.00 [-]",
+    "2",
+    "reach >= 1 open",
+  ]
+  assert result.verdict("absent", "ours") == ["-", "0"]
+  assert result.figure("ours", lambda s: f"{s} s") == "1.5 s*"
+  assert result.figure("absent", str) == "-"
+  six = Comparison({"ours": [1.0] * 6, "peer": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]})
+  cells = ["1.25 [1.00, 1.50]", "6", "reach >= 1 reached"]
+  assert six.verdict("peer", "ours", Bound(1.0)) == cells
 
 
 def test_a_table_is_the_same_as_text_and_as_markdown():
@@ -70,9 +85,10 @@ def test_a_table_is_the_same_as_text_and_as_markdown():
 @pytest.fixture
 def toys(monkeypatch):
   monkeypatch.setenv("PYTHONPATH", TESTS)
+  monkeypatch.setenv("TOY", "house")
   names = ["toy_peer:Toy", "toy_peer:Missing"]
   said = []
-  with workers.started(names, said.append, TOY="house") as started:
+  with workers.started(names, said.append) as started:
     assert said == [
       "toy_peer:Missing: ModuleNotFoundError: No module named 'no_such_package'"
     ]

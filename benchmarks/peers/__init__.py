@@ -12,6 +12,7 @@ import numpy as np
 
 from cifar_flax import config as config_lib
 
+BATCH = 128  # images a step, as published
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # name -> module:class, arguments; a worker's own process imports it, nobody else.
@@ -44,9 +45,8 @@ class Program(NamedTuple):
 class Peer:
   """One way to do the work, in a process of its own.
 
-  A subclass has methods that return a `Program`, for the tables to ask for by name:
-  `train(net, batch, dtype)`, `infer(net, batch, dtype)`, `convolution(case, product,
-  dtype)`, `block(kind, batch, dtype)`. One that cannot be had raises.
+  A subclass has methods that return a `Program`, for the tables to ask for by name,
+  such as `train(net, batch, dtype)`. What cannot be had raises.
   """
 
   def describe(self) -> str:
@@ -79,6 +79,17 @@ def load_config(
   }
   file = ROOT / "configs" / f"{net}.py"
   return config_lib.override(config_lib.load(str(file)), values)
+
+
+def data_options(folder: str) -> dict[str, str]:
+  """Config keys for real images: CIFAR-10 if TFDS has it there, else shapes10."""
+  folder = folder or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  folder = os.path.abspath(os.path.expanduser(folder))
+  there = os.path.isdir(os.path.join(folder, "cifar10"))
+  return {
+    "data.dataset": "cifar10" if there else "shapes10",
+    "data.data_dir": folder,
+  }
 
 
 def num_threads() -> int:

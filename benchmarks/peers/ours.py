@@ -3,41 +3,23 @@
 import jax
 import numpy as np
 
-from benchmarks.peers import Peer, Program, fixed_batch, load_config, num_threads
+from benchmarks.peers import ROOT, Program, data_options, fixed_batch, load_config
+from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
-from cifar_flax import steps, train
+from cifar_flax import steps
+from cifar_flax.train import STEPS_PER_DISPATCH, Trainer
 
 EXAMPLES = 50_000  # of an epoch: schedules and the dispatch size depend on it
+SHORT_EPOCH = 12  # steps, where one takes a large part of a second
 
 
-class Ours(Peer):
-  """`cifar_flax.steps.Program` on all devices.
-
-  Attributes:
-    ops: "fast", or "lax" for XLA's own operations.
-  """
-
-  def __init__(self, ops: str):
-    self.ops = ops
-    self.devices = jax.devices()
-
-  def describe(self) -> str:
-    """Version, device and threads, in a line."""
-    device = self.devices[0]
-    name = (
-      device.device_kind if device.platform != "cpu" else f"{num_threads()} threads"
-    )
-    return f"jax {jax.__version__} on {name}, ops={self.ops}"
-
-  def peak_bytes(self) -> int:
-    """The most memory in use so far: of the process, or of its GPU."""
-    used = self.devices[0].memory_stats() or {}
-    return used.get("peak_bytes_in_use") or super().peak_bytes()
+class Ours(OurLayers):
+  """`cifar_flax.steps.Program` on all devices, and single layers."""
 
   def dispatch_size(self) -> int:
     """Steps in a call, where the config leaves it open."""
     platform = self.devices[0].platform
-    return train.STEPS_PER_DISPATCH.get(platform, EXAMPLES // 128)
+    return STEPS_PER_DISPATCH.get(platform, EXAMPLES // 128)
 
   def train(
     self, net: str, batch: int, dtype: str, dispatch: int = 0, loop: str = ""
@@ -58,8 +40,7 @@ class Ours(Peer):
     state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
     parameters = _count(state.params) + _count(state.batch_stats)
     state, *data = steps.replicate((state, *fixed_batch(batch)), self.devices)
-    naive = self.ops == "lax" and self.devices[0].platform == "cpu"
-    loop = loop or ("none" if naive else "fori")
+    loop = loop or ("none" if self.naive_in_loops else "fori")
     size = 1 if loop == "none" else dispatch or self.dispatch_size()
     indices = self._indices(batch, size)
     train_steps = self._loop(loop, config, program)
@@ -93,7 +74,8 @@ class Ours(Peer):
       return jax.lax.scan(body, state, indices)[0]
 
     chosen = {"none": one_step, "scan": scan_steps}[loop]
-    return steps.map_over_devices(chosen, self.devices, 1, donate=0)
+    options = self.operations.compiler_options
+    return steps.map_over_devices(chosen, self.devices, 1, 0, options)
 
   def infer(self, net: str, batch: int, dtype: str) -> Program:
     """The evaluation step: forward, the right ones counted."""
@@ -114,6 +96,46 @@ class Ours(Peer):
       jax.block_until_ready(sums)
 
     return Program(run, size)
+
+  def epoch(self, net: str, dtype: str, data: str) -> Program:
+    """The trainer's epoch, augmentation and progress included, on real images.
+
+    On a CPU of `SHORT_EPOCH` steps, to fit into a window.
+    """
+    trainer = self._trainer(net, dtype, data)
+    steps_per_epoch = trainer.program.steps_per_epoch
+
+    def progress(made: int) -> None:
+      trainer.state.metrics.means()  # as its progress bar does: waits for the device
+
+    def run(num_steps: int) -> None:
+      for _ in range(num_steps // steps_per_epoch):
+        trainer.train_epoch(progress)
+
+    name = trainer.dataset.info.name
+    return Program(run, steps_per_epoch, {"data": name})
+
+  def evaluate(self, net: str, dtype: str, data: str) -> Program:
+    """The trainer's evaluation on real images."""
+    trainer = self._trainer(net, dtype, data)
+    size = trainer.config.eval_batch_size
+    num_steps = -(-len(trainer.dataset.eval.labels) // size)
+
+    def run(steps: int) -> None:
+      for _ in range(steps // num_steps):
+        trainer.evaluate()
+
+    return Program(run, num_steps, {"data": trainer.dataset.info.name})
+
+  def _trainer(self, net: str, dtype: str, data: str) -> Trainer:
+    config = config_lib.load(str(ROOT / "configs" / f"{net}.py"))
+    values = {"model.dtype": dtype, "model.ops": self.ops, **data_options(data)}
+    if self.devices[0].platform == "cpu":
+      values["data.train_split"] = f"train[:{SHORT_EPOCH * config.batch_size}]"
+      values["data.eval_split"] = f"test[:{2 * config.eval_batch_size}]"
+    trainer = Trainer(config_lib.override(config, values), self.devices)
+    trainer.restore(None)
+    return trainer
 
   def _indices(self, batch: int, size: int) -> np.ndarray:
     """The same `batch` images in each of `size` steps."""

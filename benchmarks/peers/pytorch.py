@@ -1,6 +1,6 @@
 """The same networks in PyTorch, eager or compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import nn
 
 from benchmarks import networks
 from benchmarks.peers import Peer, Program, fixed_batch, load_config
+from cifar_flax.config import Model
 
 
 class Branches(nn.ModuleList):
@@ -29,11 +30,9 @@ def build(layers: Sequence[networks.Layer], shape: tuple[int, int, int]) -> nn.M
 
 def _module(layer: networks.Layer) -> nn.Module:
   match layer:
-    case networks.Conv(features, size, padding, bias, groups, dilation):
-      same = padding == "SAME"
-      rows, columns = (dilation * (side - 1) // 2 if same else 0 for side in size)
+    case networks.Conv(features, size, _, bias, groups, dilation):
       options: dict[str, Any] = {"dilation": dilation, "groups": groups, "bias": bias}
-      return nn.LazyConv2d(features, size, padding=(rows, columns), **options)
+      return nn.LazyConv2d(features, size, padding=_padding(layer), **options)
     case networks.Branches(convolutions):
       return Branches(map(_module, convolutions))
     case networks.Dense(features):
@@ -92,20 +91,20 @@ class PyTorch(Peer):
     adam = torch.optim.Adam(module.parameters(), rate, eps=1e-7, fused=True)
 
     def loss_fn() -> torch.Tensor:
-      return F.cross_entropy(self._forward(module, x, dtype).float(), y)
+      with self._autocast(dtype):
+        logits = module(x.float() / 255)
+      return F.cross_entropy(logits.float(), y)
 
     loss_fn = self._compile(loss_fn)
 
-    def run(num_steps: int) -> None:
-      for _ in range(num_steps):
-        adam.zero_grad(set_to_none=True)
-        loss_fn().backward()
-        adam.step()
-      self._wait()
+    def step() -> None:
+      adam.zero_grad(set_to_none=True)
+      loss_fn().backward()
+      adam.step()
 
     tensors = [*module.parameters(), *module.buffers()]
     parameters = sum(t.numel() for t in tensors if t.is_floating_point())
-    return Program(run, facts={"parameters": parameters})
+    return Program(self._repeat(step), facts={"parameters": parameters})
 
   def infer(self, net: str, batch: int, dtype: str) -> Program:
     """Forward, the right ones counted."""
@@ -113,18 +112,51 @@ class PyTorch(Peer):
     x, y = self._batch(batch)
 
     def count_right() -> torch.Tensor:
-      return (self._forward(module, x, dtype).argmax(1) == y).sum()
+      with self._autocast(dtype):
+        return (module(x.float() / 255).argmax(1) == y).sum()
 
-    count_right = self._compile(count_right)
+    return Program(torch.inference_mode()(self._repeat(self._compile(count_right))))
 
-    @torch.inference_mode()
-    def run(num_steps: int) -> None:
-      right = torch.zeros((), dtype=torch.int64, device=self.device)
-      for _ in range(num_steps):
-        right += count_right()
-      self._wait()
+  def convolution(
+    self, conv: dict[str, Any], shape: Sequence[int], product: str, dtype: str
+  ) -> Program:
+    """One of the products of a convolution, as autograd computes it."""
+    layer = networks.Conv(**conv)
+    batch, height, width, channels = shape
+    rows, columns = layer.size
+    x = self._random((batch, channels, height, width), dtype)
+    kernel_shape = (layer.features, channels // layer.groups, rows, columns)
+    kernel = self._random(kernel_shape, dtype)
+    padding, dilation = _padding(layer), [layer.dilation, layer.dilation]
+    numbers = ([1, 1], padding, dilation, False, [0, 0], layer.groups)
+    convolve, backward = torch.ops.aten.convolution, torch.ops.aten.convolution_backward
+    dy = self._random(convolve(x, kernel, None, *numbers).shape, dtype)
+    mask = [product == "input gradient", product == "filter gradient", False]
 
-    return Program(run)
+    def step() -> None:
+      if product == "forward":
+        convolve(x, kernel, None, *numbers)
+      else:
+        backward(dy, x, kernel, None, *numbers, mask)
+
+    return Program(self._repeat(step))
+
+  def block(self, kind: str, batch: int, dtype: str) -> Program:
+    """A type of convolution, BatchNorm and ReLU: the output and all gradients."""
+    slot = networks.convolution_types(Model())[kind]
+    shape = (slot.channels, slot.height, slot.height)
+    module: Any = build(slot.layers, shape)
+    module = module.to(self.device, memory_format=self.layout)
+    x = self._random((batch, *shape), "float32").requires_grad_()
+    inputs = [x, *module.parameters()]
+
+    def forward() -> torch.Tensor:
+      with self._autocast(dtype):
+        return module(x)
+
+    dy = torch.rand_like(forward())
+    forward = self._compile(forward)
+    return Program(self._repeat(lambda: torch.autograd.grad(forward(), inputs, dy)))
 
   def _mode(self) -> str:
     if not self.compiled:
@@ -145,10 +177,26 @@ class PyTorch(Peer):
     images = images.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
     return images.to(self.device), labels.long().to(self.device)
 
-  def _forward(self, module: nn.Module, x: torch.Tensor, dtype: str) -> torch.Tensor:
-    with torch.autocast(self.device.type, torch.bfloat16, dtype == "bfloat16"):
-      return module(x.float() / 255)
+  def _random(self, shape: Sequence[int], dtype: str) -> Any:
+    x = torch.rand(shape, dtype=getattr(torch, dtype), device=self.device) * 2 - 1
+    return x.contiguous(memory_format=self.layout)
 
-  def _wait(self) -> None:
-    if self.device.type == "cuda":
-      torch.cuda.synchronize()
+  def _autocast(self, dtype: str) -> torch.autocast:
+    return torch.autocast(self.device.type, torch.bfloat16, dtype == "bfloat16")
+
+  def _repeat(self, step: Callable[[], Any]) -> Callable[[int], None]:
+    def run(num_steps: int) -> None:
+      for _ in range(num_steps):
+        step()
+      if self.device.type == "cuda":
+        torch.cuda.synchronize()
+
+    return run
+
+
+def _padding(layer: networks.Conv) -> tuple[int, int]:
+  same, (rows, columns) = layer.padding == "SAME", layer.size
+  return (
+    layer.dilation * (rows - 1) // 2 * same,
+    layer.dilation * (columns - 1) // 2 * same,
+  )

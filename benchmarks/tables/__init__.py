@@ -9,7 +9,13 @@ from benchmarks.report import Table
 
 # number -> module, and its share of the time beside the others'
 TABLES = {
-  "1": ("throughput", 8),
+  "1": ("throughput", 6),
+  "2": ("convolutions", 4),
+  "3": ("epoch", 3),
+  "4": ("startup", 2),
+  "5": ("memory", 2),
+  "6": ("batch_size", 3),
+  "7": ("dispatch", 4),
 }
 
 
@@ -18,7 +24,7 @@ class Options:
   """What the command line asked for.
 
   Attributes:
-    nets: names of networks.
+    nets: names of networks; () leaves it to the table.
     peers: names in `peers.PEERS`.
     dtype: of activations.
     data: TFDS folder with CIFAR-10, or "".
