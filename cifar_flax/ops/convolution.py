@@ -103,7 +103,7 @@ def _fits(window, image, kernel):
 
 def _choose(window, image, kernel):
   if window.groups > 1:
-    return depthwise.convolve if window.groups == image[3] else plain.convolve
+    return depthwise.convolve if window.groups == image[3] else plain.grouped
   covers = (
     kernel[:2] == image[1:3]
     and window.padding == ((0, 0), (0, 0))

@@ -67,7 +67,7 @@ def _filter_gradient(gradient, x, kernel, window):
     pixels = shifted(x, kernel.shape, window, size)
     return [image.astype(wide) * gradient.astype(wide) for image in pixels]
 
-  totals = sum_over_images(products, 1, pad(x, window), gradient)
+  totals = sum_over_images(products, pad(x, window), gradient)
   sums = [jnp.sum(total, axis=(0, 1, 2)) for total in totals]
   return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 

@@ -1,9 +1,9 @@
-"""Convolutions that mix channels: as dots where possible, else with written gradients.
+"""Convolutions that mix channels: products where possible, else with written gradients.
 
 XLA:CPU has one fast convolution: NHWC x HWIO -> NHWC, kernel not reversed, one group.
 The gradients JAX derives have other layouts, and inside a loop (a training step always
 lives in one) nothing brings them back: they fall to naive code, up to several hundred
-times slower. So each gradient is written here as the fast convolution or as dots.
+times slower. So each gradient is written here as the fast convolution.
 """
 
 import functools
@@ -12,19 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cifar_flax.ops.window import (
-  Window,
-  map_over_images,
-  pad,
-  shifted,
-  spread,
-  sum_over_images,
-)
+from cifar_flax.ops.window import Window, pad, shifted, spread
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
-# Shifted copies of so many pixels stay in a cache of 1-2 MB; the whole batch at once
-# takes 1.4 to 2.5 times as long.
-_PIXELS_AT_A_TIME = 4096
 
 
 def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -49,9 +39,12 @@ def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   return product.reshape(x.shape[0], *size, kernel.shape[3])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """Any two-dimensional convolution, plain or grouped.
+def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+  """A convolution of its own for each group.
+
+  Equivalent to `lax.conv_general_dilated` with `feature_group_count`. For 3x3, 64
+  channels in 4 groups, 128 images of 14x14, forward and filter gradient take 6 and
+  9 ms, there 11 and, as JAX derives it, 547 ms.
 
   Args:
     x: `[batch, height, width, in_channels]`.
@@ -61,24 +54,34 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   Returns:
     `[batch, height, width, out_channels]`.
   """
-  run = functools.partial(
-    lax.conv_general_dilated,
-    rhs=kernel,
-    window_strides=window.strides,
-    padding=window.padding,
+  images = jnp.split(x, window.groups, axis=3)
+  kernels = jnp.split(kernel, window.groups, axis=3)
+  alone = window._replace(groups=1)
+  parts = [convolve(*pair, alone) for pair in zip(images, kernels, strict=True)]
+  return jnp.concatenate(parts, axis=3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+  """A two-dimensional convolution of one group.
+
+  Args:
+    x: `[batch, height, width, in_channels]`.
+    kernel: `[height, width, in_channels, out_channels]`.
+    window: strides, padding, dilation.
+
+  Returns:
+    `[batch, height, width, out_channels]`.
+  """
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window.strides,
+    window.padding,
     rhs_dilation=window.dilation,
     dimension_numbers=_CANONICAL,
-    feature_group_count=window.groups,
     precision=window.precision,
   )
-  if window.padding == ((0, 0), (0, 0)):
-    # XLA:CPU takes 1.6 to 2.5 times as long for the whole batch without a border.
-    return map_over_images(run, _images_at_a_time(x.shape), x)
-  return run(x)
-
-
-def _images_at_a_time(image):
-  return max(1, _PIXELS_AT_A_TIME // (image[1] * image[2]))
 
 
 def _forward(x, kernel, window):
@@ -87,52 +90,29 @@ def _forward(x, kernel, window):
 
 def _backward(window, residuals, gradient):
   x, kernel = residuals
-  return (
-    _input_gradient(gradient, x, kernel, window),
-    _filter_gradient(gradient, x, kernel, window),
-  )
-
-
-def _input_gradient(gradient, x, kernel, window):
-  height, width, inputs, outputs = kernel.shape
-  grouped = kernel[::-1, ::-1].reshape(height, width, inputs, window.groups, -1)
-  rotated = grouped.transpose(0, 1, 4, 3, 2).reshape(
-    height, width, outputs // window.groups, window.groups * inputs
-  )
+  rotated = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
   spread_gradient, moving = spread(gradient, x.shape, kernel.shape, window)
-  return convolve(spread_gradient, rotated, moving)
+  input_gradient = convolve(spread_gradient, rotated, moving)
+  return input_gradient, _filter_gradient(gradient, x, kernel, window)
 
 
 def _filter_gradient(gradient, x, kernel, window):
-  """One product per tap: the pixels it met, times the gradients they went to."""
-  size = gradient.shape[1:3]
+  """The input seen through the output's gradient, with images as channels.
 
-  def products(x, gradient):
-    right = gradient.reshape(-1, window.groups, gradient.shape[3] // window.groups)
-    return [
-      _product(pixels.reshape(*right.shape[:2], -1), right, window.precision)
-      for pixels in shifted(x, kernel.shape, window, size)
-    ]
-
-  chunk = _images_at_a_time(gradient.shape)
-  taps = sum_over_images(products, chunk, pad(x, window), gradient)
-  # [taps, groups, in, out] -> HWIO, whose last axis is (group, out).
-  stacked = jnp.stack(taps).transpose(0, 2, 1, 3)
-  return stacked.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _product(left, right, precision):
-  """Sum over rows of `[rows, groups, in]` x `[rows, groups, out]`."""
-  wide = jnp.promote_types(left.dtype, jnp.float32)
-  if left.shape[1] == 1:
-    numbers = (((0,), (0,)), ((), ()))
-    left, right = left[:, 0], right[:, 0]
-  else:
-    numbers = (((0,), (0,)), ((1,), (1,)))
-  product = lax.dot_general(
-    left, right, numbers, precision=precision, preferred_element_type=wide
-  )
-  return product.reshape(-1, *product.shape[-2:])
+  A tap's gradient is the sum over images and positions of the pixel it met times the
+  gradient it went to: a convolution whose images are the input's channels, whose
+  channels are the images, and whose kernel is the output's gradient. Strides and
+  dilation change places. Product by product over shifted slices takes 1.3 to 2.3
+  times as long.
+  """
+  height, width = kernel.shape[:2]
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  images = x.astype(wide).transpose(3, 1, 2, 0)
+  moved = gradient.astype(wide).transpose(1, 2, 0, 3)
+  swapped = window._replace(strides=window.dilation, dilation=window.strides)
+  # Rows and columns that a stride left over would count as further taps.
+  taps = convolve(images, moved, swapped)[:, :height, :width]
+  return taps.transpose(1, 2, 0, 3).astype(kernel.dtype)
 
 
 convolve.defvjp(_forward, _backward)

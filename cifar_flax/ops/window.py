@@ -110,45 +110,20 @@ def spread(
   return lax.pad(gradient, zero, ((0, 0, 0), *pads, (0, 0, 0))), moving
 
 
-def map_over_images(
-  function: Callable[[jax.Array], jax.Array], chunk: int, x: jax.Array
-) -> jax.Array:
-  """Applies `function` to a few images at a time; same result as `function(x)`.
-
-  Args:
-    function: takes and returns `[images, ...]`.
-    chunk: most images at a time; the largest divisor of the batch up to it is taken.
-    x: `[batch, ...]`.
-
-  Returns:
-    `[batch, ...]`.
-  """
-  pieces = _split(x, chunk)
-  if len(pieces) == 1:
-    return function(x)
-  y = lax.map(function, pieces)
-  return y.reshape(x.shape[0], *y.shape[2:])
-
-
-def sum_over_images(
-  function: Callable[..., Any], chunk: int, *arrays: jax.Array
-) -> Any:
-  """Adds up what `function` makes of a few images at a time.
+def sum_over_images(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+  """Adds up what `function` makes of one image after the other.
 
   Same result as `function(*arrays)` for a function that sums over its images, but the
   shifted copies it makes are small enough to stay in the cache.
 
   Args:
     function: takes the arrays' images, returns arrays.
-    chunk: most images at a time; the largest divisor of the batch up to it is taken.
     *arrays: `[batch, ...]`.
 
   Returns:
     What `function` returns.
   """
-  pieces = [_split(array, chunk) for array in arrays]
-  if len(pieces[0]) == 1:
-    return function(*arrays)
+  pieces = [array[:, None] for array in arrays]
   zeros = jax.tree.map(
     lambda piece: jnp.zeros(piece.shape, piece.dtype),
     jax.eval_shape(function, *(piece[0] for piece in pieces)),
@@ -158,9 +133,3 @@ def sum_over_images(
     return jax.tree.map(jnp.add, total, function(*images)), None
 
   return lax.scan(add, zeros, pieces)[0]
-
-
-def _split(x, chunk):
-  """`[batch, ...]` as `[pieces, images, ...]`."""
-  images = max(n for n in range(1, max(chunk, 1) + 1) if x.shape[0] % n == 0)
-  return x.reshape(-1, images, *x.shape[1:])
