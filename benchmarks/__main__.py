@@ -66,9 +66,9 @@ def run(argv: Sequence[str]) -> None:
   budget = Budget(60 * flags.minutes)
   weights = {number: tables.TABLES[number][1] for number in chosen}
   for number in chosen:
-    seconds = budget.left() * weights[number] / sum(weights.values())
+    part = budget.part(weights[number] / sum(weights.values()))
     del weights[number]
-    for table in tables.lookup(number)(options, Budget(max(seconds, 0))):
+    for table in tables.lookup(number)(options, part):
       print(table.text(), flush=True)
       text.append(table.markdown())
     if flags.output:

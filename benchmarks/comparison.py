@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from benchmarks.report import Table
 from benchmarks.statistics import MIN_WINDOWS, Bound, median, median_interval
@@ -20,8 +20,6 @@ SETTLE_SECONDS = 0.05  # after a window: some threads wait a little before they 
 SIGNS = f"* fewer than {MIN_WINDOWS} windows; ~ from the warm-up alone; - not at all"
 VERDICT_COLUMNS = ("ratio [95 %]", "windows", "verdict")
 
-Row = TypeVar("Row")
-
 
 class Budget:
   """Seconds that are left of those that were given."""
@@ -33,17 +31,21 @@ class Budget:
     """Seconds, at least 0."""
     return max(self._end - self._clock(), 0.0)
 
+  def part(self, share: float) -> "Budget":
+    """A share of what is left."""
+    return Budget(self.left() * share, self._clock)
+
 
 def affordable(
-  rows: Sequence[Row], budget: Budget, table: Table, seconds: float
-) -> Iterator[tuple[Row, float]]:
+  rows: Sequence[str], budget: Budget, table: Table, seconds: float
+) -> Iterator[tuple[str, float]]:
   """Rows, while `seconds` are left, each with its fair share of what is left.
 
   Those that there is no time for are named in a note of the table.
   """
   for i, row in enumerate(rows):
     if budget.left() < seconds:
-      table.note("left out for want of time: " + "; ".join(map(str, rows[i:])))
+      table.note("left out for want of time: " + "; ".join(rows[i:]))
       return
     yield row, 1 / (len(rows) - i)
 
@@ -125,7 +127,7 @@ def compare(
     window_seconds: at least, of the fastest.
     keep: jobs that are never let go.
   """
-  fair, result = Budget(budget.left() * share), Comparison()
+  fair, result = budget.part(share), Comparison()
   for name, job in jobs.items():
     try:
       facts = job.worker.prepare(budget.left(), job.what, **job.arguments)

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import pathlib
+import re
 import time
 from typing import NamedTuple
 
@@ -13,10 +14,12 @@ import pytest
 import scipy.stats
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from benchmarks import networks, report, statistics, workers
-from benchmarks.comparison import Comparison
+from benchmarks import comparison, networks, report, statistics, workers
+from benchmarks.__main__ import main
+from benchmarks.comparison import Budget, Comparison, Job, compare
 from benchmarks.peers import fixed_batch, load_config
 from benchmarks.statistics import Bound, median_interval
+from benchmarks.tables import throughput
 from benchmarks.workers import Absent
 from cifar_flax import models, steps
 
@@ -126,6 +129,131 @@ def test_a_worker_that_dies_leaves_its_last_words(toys):
     toys["toy_peer:Toy"].prepare(10, "die")
 
 
+class Clocked:
+  """A worker whose time is a number: `seconds` a step, `idle` of a core when idle."""
+
+  now = 0.0
+
+  def __init__(self, seconds, multiple=1, idle=0.0):
+    self.seconds, self.multiple, self.idle = seconds, multiple, idle
+    self.asked, self.order = [], []
+
+  def prepare(self, timeout, what, **arguments):
+    Clocked.now += 1.0
+    if what == "fail":
+      raise Absent("why")
+    return {"seconds": self.seconds, "multiple": self.multiple}
+
+  def run(self, steps):
+    Clocked.now += steps * self.seconds
+    self.asked.append((Clocked.now, steps))
+    return steps * self.seconds
+
+  def cpu_seconds(self):
+    return self.idle * Clocked.now
+
+
+def compared(monkeypatch, workers, seconds, share=1.0, **options):
+  monkeypatch.setattr(comparison, "SETTLE_SECONDS", 0.0)
+  jobs = {name: Job(worker, "work", {}) for name, worker in workers.items()}
+  budget = Budget(seconds, lambda: Clocked.now)
+  return compare(jobs, budget, share, **options)
+
+
+def test_jobs_take_turns_as_long_as_the_share_lasts(monkeypatch):
+  workers = {"ours": Clocked(0.25, multiple=4), "peer": Clocked(0.5, multiple=5)}
+  result = compared(monkeypatch, workers, 1000, share=0.15)
+  # 20 steps are the least that both can, 5 s and 10 s; 148 s are left to do them.
+  assert [len(windows) for windows in result.seconds.values()] == [9, 9]
+  assert {steps for w in workers.values() for _, steps in w.asked} == {20}
+  turns = [[time for time, _ in worker.asked] for worker in workers.values()]
+  firsts = [a < b for a, b in zip(*turns, strict=True)]
+  assert True in firsts and False in firsts  # who begins changes
+  ours, peer = turns
+  assert all(max(ours[i], peer[i]) < min(ours[i + 1], peer[i + 1]) for i in range(8))
+  assert result.verdict("peer", "ours")[0] == "2.00 [2.00, 2.00]"
+  assert result.notes == []
+
+
+def test_short_steps_fill_the_seconds_of_a_window(monkeypatch):
+  worker = Clocked(0.001)
+  compared(monkeypatch, {"ours": worker}, 1000, window_seconds=0.5)
+  assert {steps for _, steps in worker.asked} == {500} and len(worker.asked) == 12
+
+
+def test_the_slow_are_let_go_where_time_is_short(monkeypatch):
+  workers = {"ours": Clocked(3.0), "peer": Clocked(1.0), "near": Clocked(1.4)}
+  workers |= {"slow": Clocked(2.0), "hopeless": Clocked(40.0)}
+  result = compared(monkeypatch, workers, 10_000, share=0.03)
+  assert {name: len(windows) for name, windows in result.seconds.items()} == {
+    "ours": 6,
+    "peer": 6,
+    "near": 6,
+    "slow": 1,
+  }
+  shown = [result.figure(name, str) for name in ("near", "slow", "hopeless", "absent")]
+  assert shown == ["1.4", "2.0*", "~40.0", "-"]
+
+
+def test_no_interval_where_the_budget_ends(monkeypatch):
+  workers = {"ours": Clocked(1.0), "peer": Clocked(1.0)}
+  result = compared(monkeypatch, workers, 121.0)  # 2 s and 6 windows of 20 s: 122 s
+  assert [len(windows) for windows in result.seconds.values()] == [1, 1]
+  left = "stopped after 1 windows: the rest takes 100 s, 99 s are left"
+  assert result.notes == [left]
+  assert result.verdict("peer", "ours", Bound(1.0))[2] == "reach >= 1 open"
+
+
+def test_who_fails_or_does_not_keep_still_is_named(monkeypatch):
+  workers = {"ours": Clocked(1.0), "peer": Clocked(1.0, idle=0.5), "other": Clocked(1)}
+  monkeypatch.setattr(comparison, "SETTLE_SECONDS", 0.0)
+  jobs = {name: Job(worker, "work", {}) for name, worker in workers.items()}
+  jobs["other"] = jobs["other"]._replace(what="fail")
+  result = compare(jobs, Budget(1000, lambda: Clocked.now))
+  assert list(result.seconds) == ["ours", "peer"] or list(result.seconds) == [
+    "peer",
+    "ours",
+  ]
+  assert result.notes == ["why", "peer used 50% of a core while others ran"]
+
+
+def test_rows_without_time_are_named():
+  now = iter([0, 1, 2, 95, 96]).__next__
+  table = report.Table("", [])
+  rows = comparison.affordable(["a", "b", "c", "d"], Budget(100, now), table, 10)
+  assert list(rows) == [("a", 1 / 4), ("b", 1 / 3)]
+  assert table.notes == ["left out for want of time: c; d"]
+
+
+def test_the_first_table_of_a_tiny_run(monkeypatch, capsys, tmp_path):
+  monkeypatch.setenv("XLA_FLAGS", "")  # one device
+  monkeypatch.setattr(throughput, "BATCH", 8)
+  monkeypatch.setattr(comparison, "MAX_WINDOWS", 1)
+  file = tmp_path / "table.md"
+  flags = "--tables=1 --nets=net6a --peers=ours --dtype=float32 --minutes=5"
+  assert main([*flags.split(), f"--output={file}"]) == 0
+  text = capsys.readouterr().out
+  rates = re.findall(r"^net6a +(train|infer) +([0-9,]+)\* ", text, re.MULTILINE)
+  assert [what for what, _ in rates] == ["train", "infer"]
+  assert "ours: jax " in text and "CPU: " in text and "python 3." in text
+  assert f"| net6a | train | {rates[0][1]}* | - | - | 0 | reach" in file.read_text()
+
+
+@pytest.mark.parametrize(
+  "flag, message",
+  [
+    ("--nets=net6", "--nets='net6': must be of net6b, .*; did you mean 'net6"),
+    ("--peers=ours,tensorflow", "--peers='tensorflow': must be of ours, lax, "),
+    ("--tables=8", "--tables='8': must be of 1, 2, 3, "),
+    ("--minutes=0", "--minutes=0.0: must be > 0"),
+    ("--minutes=long", "--minutes: invalid float value: 'long'"),
+  ],
+)
+def test_a_wrong_flag_is_answered_in_one_line(flag, message, capsys):
+  assert main([flag]) == 2
+  assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
+
+
 def random_variables(network):
   """Every number another, in the order in which the network makes them."""
   order = []
@@ -165,18 +293,21 @@ def compute_ours(net):
   def evaluate(variables):
     def loss_fn(params):
       every = variables | {"params": params}
-      logits, _ = network.apply(every, x, train=True, mutable=["batch_stats"])
-      return steps.cross_entropy(logits, labels, 0.0).mean()
+      logits, new = network.apply(every, x, train=True, mutable=["batch_stats"])
+      return steps.cross_entropy(logits, labels, 0.0).mean(), new
 
     logits = network.apply(variables, x, train=False)
-    return logits, *jax.value_and_grad(loss_fn)(variables["params"])
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    return logits, *gradient(variables["params"])
 
-  logits, loss, grads = evaluate(variables)
+  logits, (loss, new), grads = evaluate(variables)
   params = {path: v for path, v in values.items() if path[0] == "params"}
-  stats = [v for path, v in values.items() if path[0] == "batch_stats"]
+  stats = {path: v for path, v in values.items() if path[0] == "batch_stats"}
+  new = [flatten_dict(new)[path] for path in stats]
   grads = [flatten_dict(grads)[path[1:]] for path in params]
   layers = networks.LAYERS[net](config)
-  return Ours(layers, list(params.values()), stats, x, labels, logits, loss, grads)
+  params, stats = list(params.values()), list(stats.values())
+  return Ours(layers, params, stats, x, labels, logits, loss, grads, new)
 
 
 class Ours(NamedTuple):
@@ -188,6 +319,7 @@ class Ours(NamedTuple):
   logits: jax.Array
   loss: jax.Array
   grads: list
+  new_stats: list  # mean, variance, mean, ... after the training step
 
 
 def assert_close(actual, expected, tolerance=1e-10):
@@ -222,11 +354,15 @@ def test_pytorch_computes_the_same(ours):
       tensor.data.copy_(torch.from_numpy(to_torch(np.asarray(value)).copy()))
 
   copy(net.parameters(), ours.params)
-  copy([b for b in net.buffers() if b.is_floating_point()], ours.stats)
+  stats = [b for b in net.buffers() if b.is_floating_point()]
+  copy(stats, ours.stats)
   x = torch.from_numpy(ours.x).permute(0, 3, 1, 2)
   assert_close(net.eval()(x).detach(), ours.logits)
   labels = torch.from_numpy(ours.labels).long()
   loss = torch.nn.functional.cross_entropy(net.train()(x), labels)
+  # Its variance is the sample's, n / (n - 1) times ours.
+  for mean, expected in zip(stats[::2], ours.new_stats[::2], strict=True):
+    assert_close(mean, expected)
   assert_close(loss.detach(), ours.loss)
   loss.backward()
   for parameter, grad in zip(net.parameters(), ours.grads, strict=True):
@@ -253,6 +389,8 @@ def test_keras_computes_the_same(ours):
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ours.labels, logits)
     loss = tf.reduce_mean(losses)
   assert_close(loss, ours.loss, 1e-6)
+  for mean, expected in zip(stats[::2], ours.new_stats[::2], strict=True):
+    assert_close(mean, expected, 1e-6)
   grads = tape.gradient(loss, model.trainable_variables)
   for grad, expected in zip(grads, ours.grads, strict=True):
     assert_close(np.reshape(grad, expected.shape), expected, 1e-6)

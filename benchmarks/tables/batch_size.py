@@ -26,19 +26,19 @@ def make(options: Options, budget: Budget) -> list[Table]:
   )
   for net in options.nets or ("net6b",):
     names: tuple[str, ...] = tuple(p for p in options.peers if p in ("ours", *OTHERS))
-    rows = []
-    for batch, share in affordable(SIZES, budget, table, seconds=30):
+    rows = {f"{net}, batch {batch}": batch for batch in SIZES}
+    cells = {}
+    for row, share in affordable(list(rows), budget, table, seconds=30):
       with started(names, table.note) as workers:
-        task = {"net": net, "batch": batch, "dtype": options.dtype}
+        task = {"net": net, "batch": rows[row], "dtype": options.dtype}
         jobs = {name: Job(worker, "train", task) for name, worker in workers.items()}
         result = compare(jobs, budget, share)
       best = result.best(OTHERS)
       names = ("ours", best) if best else names  # two at a time: 1024 takes much memory
-      cells = [
-        result.figure(name, images_per_second(batch)) for name in ("ours", best or "")
-      ]
+      show = images_per_second(rows[row])
+      rates = [result.figure(name, show) for name in ("ours", best or "")]
       verdict = result.verdict(best, "ours")
-      rows.append((batch, [net, str(batch), *cells, best or "-", *verdict]))
-      table.note(*(f"{net}, batch {batch}: {note}" for note in result.notes))
-    table.rows += [row for _, row in sorted(rows)]
+      cells[rows[row]] = [net, str(rows[row]), *rates, best or "-", *verdict]
+      table.note(*(f"{row}: {note}" for note in result.notes))
+    table.rows += [cells[batch] for batch in sorted(cells)]
   return [table]

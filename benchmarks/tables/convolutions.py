@@ -75,7 +75,7 @@ CASES = (
 
 def make(options: Options, budget: Budget) -> list[Table]:
   """Two tables; the first has two thirds of the time."""
-  first = single(options, Budget(budget.left() * 2 / 3))
+  first = single(options, budget.part(2 / 3))
   return [first, types(options, budget)]
 
 
@@ -88,18 +88,19 @@ def single(options: Options, budget: Budget) -> Table:
     [*columns, *VERDICT_COLUMNS[:2], "ours of ceiling"],
     notes=[SIGNS],
   )
-  rows = [(case, product) for case in CASES for product in PRODUCTS]
+  rows = {f"{case} {p}": (case, p) for case in CASES for p in PRODUCTS}
   rates: list[dict[str, float]] = []
   with started(peers, table.note) as workers:
-    for (case, product), share in affordable(rows, budget, table, seconds=5):
+    for row, share in affordable(list(rows), budget, table, seconds=5):
+      case, product = rows[row]
       result = _run_case(workers, case, product, options.dtype, budget, share)
       cells = [result.figure(peer, _speed(case)) for peer in peers]
       table.rows.append([str(case), product, *cells, *result.verdict("torch", "ours")])
       rates.append({k: case.gflop() / median(v) for k, v in result.seconds.items()})
-      table.note(*(f"{case} {product}: {note}" for note in result.notes))
-  ceiling = max((rate for row in rates for rate in row.values()), default=0.0)
-  for cells, row in zip(table.rows, rates, strict=True):
-    cells.append(f"{row['ours'] / ceiling:.0%}" if "ours" in row else "-")
+      table.note(*(f"{row}: {note}" for note in result.notes))
+  ceiling = max((rate for found in rates for rate in found.values()), default=0.0)
+  for cells, found in zip(table.rows, rates, strict=True):
+    cells.append(f"{found['ours'] / ceiling:.0%}" if "ours" in found else "-")
   table.note(f"the ceiling is the best rate in this table, {ceiling:,.0f} GFLOP/s")
   table.note("lax: outside a loop; in one, XLA:CPU's gradients are far slower")
   return table

@@ -26,7 +26,7 @@ def make(options: Options, budget: Budget) -> list[Table]:
   )
   nets = options.nets or ("net6b",)
   for net, share in affordable(nets, budget, table, seconds=60):
-    fair = Budget(budget.left() * share)
+    fair = budget.part(share)
     with tempfile.TemporaryDirectory() as folder:
       try:
         cold, warm = _start(net, options, folder), [_start(net, options, folder)]
