@@ -18,7 +18,7 @@ from cifar_flax.errors import UserError
 
 # Steps in one call to the device where the config leaves it open: a few on a CPU,
 # where a step takes a large part of a second, an epoch elsewhere.
-STEPS_PER_DISPATCH = {"cpu": 4}
+STEPS_PER_DISPATCH = {"cpu": 8}
 
 
 class Trainer:

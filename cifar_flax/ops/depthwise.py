@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cifar_flax.ops.window import Window, pad, shifted, spread, sum_over_images
+from cifar_flax.ops.window import Window, pad, shifted, spread
 
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -56,19 +56,23 @@ def _backward(window, residuals, gradient):
 
 
 def _filter_gradient(gradient, x, kernel, window):
-  """Sums over images first: additions of whole images, no reduction but the last.
+  """Adds up whole images, one after the other, and reduces the sums at the end.
 
-  One reduction per tap over everything takes six times as long.
+  A total for each tap stays in the cache; one reduction per tap over everything takes
+  three to six times as long.
   """
   wide = jnp.promote_types(x.dtype, jnp.float32)
   size = gradient.shape[1:3]
 
-  def products(x, gradient):
-    pixels = shifted(x, kernel.shape, window, size)
-    return [image.astype(wide) * gradient.astype(wide) for image in pixels]
+  def add(totals, image):
+    x, gradient = image
+    pixels = shifted(x[None], kernel.shape, window, size)
+    products = [taken[0].astype(wide) * gradient.astype(wide) for taken in pixels]
+    return [t + p for t, p in zip(totals, products, strict=True)], None
 
-  totals = sum_over_images(products, pad(x, window), gradient)
-  sums = [jnp.sum(total, axis=(0, 1, 2)) for total in totals]
+  zeros = [jnp.zeros(gradient.shape[1:], wide)] * (kernel.shape[0] * kernel.shape[1])
+  totals = jax.lax.scan(add, zeros, (pad(x, window), gradient))[0]
+  sums = [jnp.sum(total, axis=(0, 1)) for total in totals]
   return jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 
 

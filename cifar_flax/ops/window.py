@@ -1,6 +1,6 @@
 """How a kernel moves over an image, and the shifted images it sees."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -108,28 +108,3 @@ def spread(
     return gradient, moving._replace(padding=(vertical[:2], horizontal[:2]))
   zero = jnp.zeros((), gradient.dtype)
   return lax.pad(gradient, zero, ((0, 0, 0), *pads, (0, 0, 0))), moving
-
-
-def sum_over_images(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-  """Adds up what `function` makes of one image after the other.
-
-  Same result as `function(*arrays)` for a function that sums over its images, but the
-  shifted copies it makes are small enough to stay in the cache.
-
-  Args:
-    function: takes the arrays' images, returns arrays.
-    *arrays: `[batch, ...]`.
-
-  Returns:
-    What `function` returns.
-  """
-  pieces = [array[:, None] for array in arrays]
-  zeros = jax.tree.map(
-    lambda piece: jnp.zeros(piece.shape, piece.dtype),
-    jax.eval_shape(function, *(piece[0] for piece in pieces)),
-  )
-
-  def add(total, images):
-    return jax.tree.map(jnp.add, total, function(*images)), None
-
-  return lax.scan(add, zeros, pieces)[0]
