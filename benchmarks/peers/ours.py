@@ -10,7 +10,7 @@ from cifar_flax import steps
 from cifar_flax.train import STEPS_PER_DISPATCH, Trainer
 
 EXAMPLES = 50_000  # of an epoch: schedules and the dispatch size depend on it
-SHORT_EPOCH = 12  # steps, where one takes a large part of a second
+SHORT_EPOCH = 16  # steps, where one takes a large part of a second
 
 
 class Ours(OurLayers):

@@ -23,7 +23,7 @@ SHIPS = "as it ships"
 WAYS: dict[str, dict[str, Any]] = {
   SHIPS: {},
   "1 a call": {"dispatch": 1},
-  "12 a call": {"dispatch": 12},
+  "16 a call": {"dispatch": 16},
   "scan": {"loop": "scan"},
   "no loop": {"loop": "none"},
 }

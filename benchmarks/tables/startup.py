@@ -13,7 +13,7 @@ from benchmarks.statistics import Bound, median, median_interval
 from benchmarks.tables import Options
 
 BOUND = Bound(10.0, 5.0, at_most=True)
-WARM_SIGNSTS = 7
+WARM_STARTS = 7
 SIGN = "first step"  # of the line that says that it is made
 
 
@@ -30,7 +30,7 @@ def make(options: Options, budget: Budget) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:
       try:
         cold, warm = _start(net, options, folder), [_start(net, options, folder)]
-        while len(warm) < WARM_SIGNSTS and fair.left() > warm[-1]:
+        while len(warm) < WARM_STARTS and fair.left() > warm[-1]:
           warm.append(_start(net, options, folder))
       except RuntimeError as error:
         table.note(f"{net}: {error}")
