@@ -74,14 +74,7 @@ class OurLayers(Peer):
       "input gradient": lambda x, k, dy: jax.vjp(lambda x: convolve(x, k), x)[1](dy)[0],
       "filter gradient": lambda x, k, dy: jax.vjp(partial(convolve, x), k)[1](dy)[0],
     }
-
-    def step(operands, result):
-      operands = [_with_first(operand, result) for operand in operands]
-      return operands, products[product](*operands)
-
-    operands = [x, kernel, dy]
-    result = jax.eval_shape(products[product], *operands)
-    return self._repeat(step, operands, result)
+    return self._repeat(products[product], x, kernel, dy)
 
   def block(self, kind: str, batch: int, dtype: str) -> Program:
     """A type of convolution, BatchNorm and ReLU: the output and all gradients."""
@@ -97,50 +90,39 @@ class OurLayers(Peer):
     x = _random((batch, slot.height, slot.height, slot.channels), dtype)
     variables = jax.jit(module.init)(jax.random.key(0), x)
 
-    def forward(stats, params, x):
-      every = {"params": params, "batch_stats": stats}
+    def forward(params, x):
+      every = {"params": params, "batch_stats": variables["batch_stats"]}
       return module.apply(every, x, mutable=["batch_stats"])
 
-    def step(operands, result):
-      variables, x, dy = operands
-      x = _with_first(x, result[1])
-      apply = partial(forward, variables["batch_stats"])
-      y, pull, updated = jax.vjp(apply, variables["params"], x, has_aux=True)
-      grads, dx = pull(dy)
-      # So that the next step needs all of these.
-      params = jax.tree.map(lambda p, g: p - 1e-6 * g, variables["params"], grads)
-      return ({"params": params, **updated}, x, dy), (y, dx)
+    def forward_and_backward(params, x, dy):
+      y, pull, updated = jax.vjp(forward, params, x, has_aux=True)
+      return y, pull(dy), updated
 
-    y, _ = jax.eval_shape(forward, variables["batch_stats"], variables["params"], x)
+    y, _ = jax.eval_shape(forward, variables["params"], x)
     dy = _random(y.shape, dtype)
-    return self._repeat(step, (variables, x, dy), (y, x))
+    return self._repeat(forward_and_backward, variables["params"], x, dy)
 
-  def _repeat(self, step: Callable, operands: Any, result: Any) -> Program:
-    """`step`: (operands, result) -> (operands, result), each needing the one before."""
-
-    def steps(carry, num_steps):
-      if self.naive_in_loops:
-        return step(*carry)
-      return jax.lax.fori_loop(0, num_steps, lambda i, carry: step(*carry), carry)
-
-    options = dict(self.operations.compiler_options)
-    steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
-    zeros = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), result)
-    carry = jax.tree.map(jnp.copy, (operands, zeros))
+  def _repeat(self, function: Callable, *operands: Any) -> Program:
+    """A call after the other, each writing its result over the last one's."""
+    once = jax.jit(
+      lambda result, *operands: function(*operands),
+      donate_argnums=0,
+      keep_unused=True,
+      compiler_options=dict(self.operations.compiler_options),
+    )
+    operands = jax.device_put(operands)
+    result = jax.tree.map(
+      lambda like: jnp.zeros(like.shape, like.dtype),
+      jax.eval_shape(function, *operands),
+    )
 
     def run(num_steps: int) -> None:
-      nonlocal carry
-      for _ in range(num_steps if self.naive_in_loops else 1):
-        carry = steps(carry, np.int32(num_steps))
-      jax.block_until_ready(carry)
+      nonlocal result
+      for _ in range(num_steps):
+        result = once(result, *operands)
+      jax.block_until_ready(result)
 
     return Program(run)
-
-
-def _with_first(operand: jax.Array, result: jax.Array) -> jax.Array:
-  """`operand` with one number out of `result`: then no loop can do without either."""
-  number = jnp.clip(result[0, 0, 0, 0], -1, 1).astype(operand.dtype)
-  return operand.at[0, 0, 0, 0].set(number)
 
 
 def _random(shape: Sequence[int], dtype: str) -> jax.Array:
