@@ -76,13 +76,15 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs; returns 0, or 2 for wrong input."""
+  """Runs; returns 0, 2 for wrong input, 130 for Ctrl-C."""
   try:
     run(sys.argv[1:] if argv is None else argv)
     return 0
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    return 130
 
 
 if __name__ == "__main__":

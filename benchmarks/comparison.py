@@ -13,12 +13,12 @@ from benchmarks.workers import Absent, Worker
 
 MIN_STEPS = 10  # of a window
 MAX_WINDOWS = 12
+MIN_TIMEOUT = 60.0  # seconds to prepare a job; a worker that takes longer is ended
 SLOW = 1.5  # times the fastest peer's seconds: cannot be the best one
 HOPELESS = 4.0  # times the fastest's: not worth half of the time for a window
 IDLE_SHARE = 0.02  # of one core, that a waiting process may use without being named
 SETTLE_SECONDS = 0.05  # after a window: some threads wait a little before they sleep
 SIGNS = f"* fewer than {MIN_WINDOWS} windows; ~ from the warm-up alone; - not at all"
-VERDICT_COLUMNS = ("ratio [95 %]", "windows", "verdict")
 
 
 class Budget:
@@ -77,14 +77,21 @@ class Comparison:
     found = [name for name in self.seconds if name in names]
     return min(found, key=lambda name: median(self.seconds[name]), default=None)
 
-  def figure(self, name: str, show: Callable[[float], str]) -> str:
-    """A cell: the median seconds a step, shown, with the signs of `SIGNS`."""
-    if name in self.facts and name not in self.seconds:
-      return "~" + show(self.facts[name]["seconds"])
-    if name not in self.seconds:
-      return "-"
-    star = "*" if len(self.seconds[name]) < MIN_WINDOWS else ""
-    return show(median(self.seconds[name])) + star
+  def cells(self, names: Collection[str], show: Callable[[float], str]) -> list[str]:
+    """The median seconds a step of each name, shown, with the signs of `SIGNS`."""
+    found = []
+    for name in names:
+      if name in self.seconds:
+        star = "*" if len(self.seconds[name]) < MIN_WINDOWS else ""
+        found.append(show(median(self.seconds[name])) + star)
+      else:
+        guess = self.facts.get(name)
+        found.append("~" + show(guess["seconds"]) if guess else "-")
+    return found
+
+  def rates(self, names: Collection[str], batch: int) -> list[str]:
+    """`cells` in images/s."""
+    return self.cells(names, lambda seconds: f"{batch / seconds:,.0f}")
 
   def verdict(
     self, numerator: str | None, denominator: str | None, bound: Bound | None = None
@@ -102,9 +109,23 @@ class Comparison:
     return [shown, str(len(ratios)), *([bound.verdict(interval)] if bound else [])]
 
 
-def images_per_second(batch: int) -> Callable[[float], str]:
-  """For `Comparison.figure`."""
-  return lambda seconds: f"{batch / seconds:,.0f}"
+def new_table(title: str, columns: Sequence[str], verdict: bool = True) -> Table:
+  """A table of comparisons: after `columns`, those that `Comparison.verdict` fills."""
+  verdicts = ["ratio [95 %]", "windows", *(["verdict"] if verdict else [])]
+  return Table(title, [*columns, *verdicts], notes=[SIGNS])
+
+
+def compare_peers(
+  workers: Mapping[str, Worker],
+  what: str,
+  task: dict[str, Any],
+  budget: Budget,
+  share: float,
+  window_seconds: float = 1.0,
+) -> Comparison:
+  """`compare`, all of them with the same task."""
+  jobs = {name: Job(worker, what, task) for name, worker in workers.items()}
+  return compare(jobs, budget, share, window_seconds)
 
 
 def compare(
@@ -128,10 +149,13 @@ def compare(
     keep: jobs that are never let go.
   """
   fair, result = budget.part(share), Comparison()
+  if not budget.left():
+    result.notes.append("left out for want of time")
+    return result
   for name, job in jobs.items():
     try:
-      facts = job.worker.prepare(budget.left(), job.what, **job.arguments)
-      result.facts[name] = facts
+      timeout = max(budget.left(), MIN_TIMEOUT)
+      result.facts[name] = job.worker.prepare(timeout, job.what, **job.arguments)
     except Absent as reason:
       result.notes.append(str(reason))
   steps = _window_steps(result.facts, window_seconds)

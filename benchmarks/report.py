@@ -20,9 +20,10 @@ class Table:
   rows: list[list[str]] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
 
-  def note(self, *notes: str) -> None:
-    """Adds those that are not there yet."""
-    self.notes.extend(note for note in notes if note not in self.notes)
+  def note(self, *notes: str, row: str = "") -> None:
+    """Adds those that are not there yet, of a row if it is named."""
+    lines = [f"{row}: {note}" if row else note for note in notes]
+    self.notes.extend(line for line in lines if line not in self.notes)
 
   def text(self) -> str:
     """For a terminal: columns aligned by spaces."""

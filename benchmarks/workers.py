@@ -129,7 +129,7 @@ class Worker:
   def _last_words(self) -> str:
     self._errors.seek(0)
     lines = self._errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit code {self._process.poll()}"
+    return ": ".join([f"exit code {self._process.poll()}", *lines[-1:]])
 
 
 @contextlib.contextmanager

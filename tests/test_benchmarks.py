@@ -67,8 +67,8 @@ def test_a_comparison_takes_ratios_window_by_window():
     "reach >= 1 open",
   ]
   assert result.verdict("absent", "ours") == ["-", "0"]
-  assert result.figure("ours", lambda s: f"{s} s") == "1.5 s*"
-  assert result.figure("absent", str) == "-"
+  assert result.cells(["ours", "absent"], lambda s: f"{s} s") == ["1.5 s*", "-"]
+  assert result.rates(["peer"], 6) == ["2*"]
   six = Comparison({"ours": [1.0] * 6, "peer": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]})
   cells = ["1.25 [1.00, 1.50]", "6", "reach >= 1 reached"]
   assert six.verdict("peer", "ours", Bound(1.0)) == cells
@@ -76,13 +76,13 @@ def test_a_comparison_takes_ratios_window_by_window():
 
 def test_a_table_is_the_same_as_text_and_as_markdown():
   table = report.Table("1. Title", ["network", "ours"], [["net6b", "12"]])
-  table.note("once", "once")
+  table.note("once", row="net6b")
+  table.note("once", row="net6b")
   assert table.text() == (
-    "1. Title\nnetwork  ours\n-------------\nnet6b      12\n- once\n"
+    "1. Title\nnetwork  ours\n-------------\nnet6b      12\n- net6b: once\n"
   )
-  assert table.markdown() == (
-    "## 1. Title\n\n| network | ours |\n| ------- | ---- |\n| net6b | 12 |\n\n- once\n"
-  )
+  rows = "| network | ours |\n| ------- | ---- |\n| net6b | 12 |"
+  assert table.markdown() == f"## 1. Title\n\n{rows}\n\n- net6b: once\n"
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_worker_says_why_in_one_line(toys):
 
 
 def test_a_worker_that_dies_leaves_its_last_words(toys):
-  with pytest.raises(Absent, match="ended by itself: last words"):
+  with pytest.raises(Absent, match="ended by itself: exit code 1: last words"):
     toys["toy_peer:Toy"].prepare(10, "die")
 
 
@@ -191,7 +191,7 @@ def test_the_slow_are_let_go_where_time_is_short(monkeypatch):
     "near": 6,
     "slow": 1,
   }
-  shown = [result.figure(name, str) for name in ("near", "slow", "hopeless", "absent")]
+  shown = result.cells(["near", "slow", "hopeless", "absent"], str)
   assert shown == ["1.4", "2.0*", "~40.0", "-"]
 
 
@@ -202,6 +202,13 @@ def test_no_interval_where_the_budget_ends(monkeypatch):
   left = "stopped after 1 windows: the rest takes 100 s, 99 s are left"
   assert result.notes == [left]
   assert result.verdict("peer", "ours", Bound(1.0))[2] == "reach >= 1 open"
+
+
+def test_nothing_is_prepared_without_time(monkeypatch):
+  worker = Clocked(1.0)
+  result = compared(monkeypatch, {"ours": worker}, 0.0)
+  assert result.notes == ["left out for want of time"]
+  assert not result.facts and not worker.asked
 
 
 def test_who_fails_or_does_not_keep_still_is_named(monkeypatch):

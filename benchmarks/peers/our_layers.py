@@ -1,8 +1,12 @@
 """This project's convolutions, one at a time."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+
+# Several processes share a GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import flax.linen as nn
 import jax

@@ -86,7 +86,7 @@ class PyTorch(Peer):
     """The training step on one batch."""
     module = self._network(net)
     x, y = self._batch(batch)
-    # Measured beside foreach=True and the plain loop: fused is the fastest.
+    # With foreach=True, or neither, `net6b` on two cores takes 1.1 times as long.
     rate = load_config(net).schedule.learning_rate
     adam = torch.optim.Adam(module.parameters(), rate, eps=1e-7, fused=True)
 

@@ -1,23 +1,21 @@
 """Table 2: each convolution by itself, and each type with BatchNorm and ReLU."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.comparison import (
-  SIGNS,
-  VERDICT_COLUMNS,
   Budget,
   Comparison,
-  Job,
   affordable,
-  compare,
+  compare_peers,
+  new_table,
 )
 from benchmarks.networks import Conv, convolution_types
 from benchmarks.peers import BATCH
 from benchmarks.report import Table
 from benchmarks.statistics import Bound, median
 from benchmarks.tables import Options
-from benchmarks.workers import Worker, started
+from benchmarks.workers import started
 from cifar_flax.config import Model
 
 SINGLE_PEERS = ("ours", "lax", "torch")
@@ -52,6 +50,10 @@ class Case(NamedTuple):
     sums = self.conv.features * height * width * rows * columns
     return 2e-9 * BATCH * sums * self.channels / self.conv.groups
 
+  def show(self, seconds: float) -> str:
+    """A cell: milliseconds and GFLOP/s."""
+    return f"{1e3 * seconds:.2f} ({self.gflop() / seconds:,.0f})"
+
 
 CASES = (
   Case(32, 3, Conv(32)),
@@ -82,71 +84,60 @@ def make(options: Options, budget: Budget) -> list[Table]:
 def single(options: Options, budget: Budget) -> Table:
   """Forward, input gradient and filter gradient of every case."""
   peers = [peer for peer in SINGLE_PEERS if peer in options.peers]
-  columns = ["convolution", "", *(f"{peer} ms (GFLOP/s)" for peer in peers)]
-  table = Table(
+  table = new_table(
     f"2a. Convolutions, batch {BATCH}, {options.dtype}; ratio of ours to torch",
-    [*columns, *VERDICT_COLUMNS[:2], "ours of ceiling"],
-    notes=[SIGNS],
+    ["convolution", "", "of ceiling", *(f"{peer} ms (GFLOP/s)" for peer in peers)],
+    verdict=False,
   )
   rows = {f"{case} {p}": (case, p) for case in CASES for p in PRODUCTS}
-  rates: list[dict[str, float]] = []
+  found: list[tuple[Case, Comparison]] = []
   with started(peers, table.note) as workers:
     for row, share in affordable(list(rows), budget, table, seconds=5):
       case, product = rows[row]
-      result = _run_case(workers, case, product, options.dtype, budget, share)
-      cells = [result.figure(peer, _speed(case)) for peer in peers]
-      table.rows.append([str(case), product, *cells, *result.verdict("torch", "ours")])
-      rates.append({k: case.gflop() / median(v) for k, v in result.seconds.items()})
-      table.note(*(f"{row}: {note}" for note in result.notes))
-  ceiling = max((rate for found in rates for rate in found.values()), default=0.0)
-  for cells, found in zip(table.rows, rates, strict=True):
-    cells.append(f"{found['ours'] / ceiling:.0%}" if "ours" in found else "-")
-  table.note(f"the ceiling is the best rate in this table, {ceiling:,.0f} GFLOP/s")
-  table.note("lax: outside a loop; in one, XLA:CPU's gradients are far slower")
+      shape = [BATCH, case.height, case.height, case.channels]
+      task = {"conv": case.conv._asdict(), "shape": shape, "product": product}
+      task["dtype"] = options.dtype
+      result = compare_peers(
+        workers, "convolution", task, budget, share, WINDOW_SECONDS
+      )
+      cells = [*result.cells(peers, case.show), *result.verdict("torch", "ours")]
+      table.rows.append([str(case), product, *cells])
+      table.note(*result.notes, row=row)
+      found.append((case, result))
+  _add_ceiling(table, found)
+  table.note("a call each; in a loop, XLA:CPU's own gradients (lax) are far slower")
   return table
 
 
-def _run_case(
-  workers: dict[str, Worker],
-  case: Case,
-  product: str,
-  dtype: str,
-  budget: Budget,
-  share: float,
-) -> Comparison:
-  task = {
-    "conv": case.conv._asdict(),
-    "shape": [BATCH, case.height, case.height, case.channels],
-    "product": product,
-    "dtype": dtype,
-  }
-  jobs = {name: Job(worker, "convolution", task) for name, worker in workers.items()}
-  return compare(jobs, budget, share, WINDOW_SECONDS)
-
-
-def _speed(case: Case) -> Callable[[float], str]:
-  return lambda seconds: f"{1e3 * seconds:.2f} ({case.gflop() / seconds:,.0f})"
+def _add_ceiling(table: Table, found: Sequence[tuple[Case, Comparison]]) -> None:
+  """Puts the third cell into each row: our rate over the best of all."""
+  rates = [
+    {name: case.gflop() / median(windows) for name, windows in result.seconds.items()}
+    for case, result in found
+  ]
+  ceiling = max((rate for row in rates for rate in row.values()), default=0.0)
+  for cells, row in zip(table.rows, rates, strict=True):
+    cells.insert(2, f"{row['ours'] / ceiling:.0%}" if "ours" in row else "-")
+  table.note(f"the ceiling is the best rate in this table, {ceiling:,.0f} GFLOP/s")
 
 
 def types(options: Options, budget: Budget) -> Table:
   """Forward and backward of every type where a network uses it."""
   peers = [peer for peer in TYPE_PEERS if peer in options.peers]
-  table = Table(
+  table = new_table(
     f"2b. Types with the BatchNorm and ReLU around them, forward + backward, ms, batch "
     f"{BATCH}, {options.dtype}; ratio of ours to the better PyTorch",
-    ["type", "input", *peers, *VERDICT_COLUMNS],
-    notes=[SIGNS],
+    ["type", "input", *peers],
   )
   slots = convolution_types(Model())
   with started(peers, table.note) as workers:
     for kind, share in affordable(list(slots), budget, table, seconds=10):
       task = {"kind": kind, "batch": BATCH, "dtype": options.dtype}
-      jobs = {name: Job(worker, "block", task) for name, worker in workers.items()}
-      result = compare(jobs, budget, share, WINDOW_SECONDS)
+      result = compare_peers(workers, "block", task, budget, share, WINDOW_SECONDS)
       shape = f"{slots[kind].height}x{slots[kind].height}x{slots[kind].channels}"
-      cells = [result.figure(peer, lambda s: f"{1e3 * s:.2f}") for peer in peers]
       best = result.best(("torch", "torch_compile"))
-      verdict = result.verdict(best, "ours", TYPE_BOUND)
-      table.rows.append([kind, shape, *cells, *verdict])
-      table.note(*(f"{kind}: {note}" for note in result.notes))
+      cells = result.cells(peers, lambda seconds: f"{1e3 * seconds:.2f}")
+      cells += result.verdict(best, "ours", TYPE_BOUND)
+      table.rows.append([kind, shape, *cells])
+      table.note(*result.notes, row=kind)
   return table

@@ -2,15 +2,7 @@
 
 from typing import Any
 
-from benchmarks.comparison import (
-  SIGNS,
-  VERDICT_COLUMNS,
-  Budget,
-  Job,
-  affordable,
-  compare,
-  images_per_second,
-)
+from benchmarks.comparison import Budget, Job, affordable, compare, new_table
 from benchmarks.networks import LAYERS
 from benchmarks.peers import BATCH
 from benchmarks.report import Table
@@ -31,26 +23,24 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def make(options: Options, budget: Budget) -> list[Table]:
   """A row for each network: what ships beside the best of the other ways."""
-  table = Table(
+  table = new_table(
     f"7. Training images/s by dispatch, batch {BATCH}, {options.dtype}; ratio of the "
     "seconds of what ships to the best other's",
-    ["network", *WAYS, "best other", *VERDICT_COLUMNS],
-    notes=[SIGNS, "scan: as many steps a call as it ships with; no loop: one"],
+    ["network", *WAYS, "best other"],
   )
+  table.note("scan: as many steps a call as it ships with; no loop: one")
   nets = options.nets or tuple(LAYERS)
   for net, share in affordable(nets, budget, table, seconds=60):
     with started(dict.fromkeys(WAYS, "ours"), table.note) as workers:
       task = {"net": net, "batch": BATCH, "dtype": options.dtype}
       jobs = {
-        way: Job(worker, "train", {**task, **WAYS[way]})
-        for way, worker in workers.items()
+        way: Job(worker, "train", task | WAYS[way]) for way, worker in workers.items()
       }
       result = compare(jobs, budget, share, keep=(SHIPS,))
-    cells = [result.figure(way, images_per_second(BATCH)) for way in WAYS]
     best = result.best([way for way in WAYS if way != SHIPS])
-    verdict = result.verdict(SHIPS, best, BOUND)
-    table.rows.append([net, *cells, best or "-", *verdict])
-    table.note(*(f"{net}: {note}" for note in result.notes))
+    cells = [*result.rates(WAYS, BATCH), best or "-"]
+    table.rows.append([net, *cells, *result.verdict(SHIPS, best, BOUND)])
+    table.note(*result.notes, row=net)
     if SHIPS in result.facts:
       table.note(f"it ships with {result.facts[SHIPS]['multiple']} steps a call")
   return [table]

@@ -1,14 +1,6 @@
 """Table 3: a real epoch with augmentation beside as many steps on one batch."""
 
-from benchmarks.comparison import (
-  SIGNS,
-  VERDICT_COLUMNS,
-  Budget,
-  Job,
-  affordable,
-  compare,
-  images_per_second,
-)
+from benchmarks.comparison import Budget, Job, affordable, compare, new_table
 from benchmarks.peers import BATCH
 from benchmarks.report import Table
 from benchmarks.statistics import Bound
@@ -21,30 +13,30 @@ EVAL_BATCH = 512  # `eval_batch_size` of the configs
 
 def make(options: Options, budget: Budget) -> list[Table]:
   """Training and evaluation of each network."""
-  table = Table(
+  names = ("trainer", "one batch")
+  table = new_table(
     f"3. Images/s of the trainer on real images, {options.dtype}; ratio of the seconds",
-    ["network", "", "trainer", "one batch", *VERDICT_COLUMNS],
-    notes=[SIGNS],
+    ["network", "", *names],
   )
+  rows = {"train": ("epoch", "train", BATCH), "eval": ("evaluate", "infer", EVAL_BATCH)}
   nets = options.nets or ("net6b",)
-  rows = {
-    "train": ("epoch", "train", BATCH),
-    "evaluate": ("evaluate", "infer", EVAL_BATCH),
-  }
   for net, share in affordable(nets, budget, table, seconds=30):
     for row, (real, fixed, batch) in rows.items():
       task = {"net": net, "dtype": options.dtype}
-      names = dict.fromkeys(("trainer", "one batch"), "ours")
-      with started(names, table.note) as workers:
+      with started(dict.fromkeys(names, "ours"), table.note) as workers:
+        if len(workers) < len(names):
+          continue
         jobs = {
           "trainer": Job(workers["trainer"], real, {**task, "data": options.data}),
           "one batch": Job(workers["one batch"], fixed, {**task, "batch": batch}),
         }
         result = compare(jobs, budget, share / 2, keep=names)
-      cells = [result.figure(name, images_per_second(batch)) for name in names]
-      bound = BOUND if row == "train" else None
-      verdict = result.verdict("trainer", "one batch", bound)
-      table.rows.append([net, row, *cells, *verdict, *([] if bound else [""])])
-      data = result.facts.get("trainer", {}).get("data", "none")
-      table.note(f"images: {data}", *(f"{net} {row}: {n}" for n in result.notes))
+      verdict = result.verdict(
+        "trainer", "one batch", BOUND if row == "train" else None
+      )
+      cells = [*result.rates(names, batch), *verdict]
+      table.rows.append([net, row, *cells, *(["no bound"] if row == "eval" else [])])
+      table.note(*result.notes, row=f"{net} {row}")
+      if data := result.facts.get("trainer", {}).get("data"):
+        table.note(f"images: {data}")
   return [table]

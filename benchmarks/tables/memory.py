@@ -1,6 +1,6 @@
 """Table 5: the most memory that training takes."""
 
-from benchmarks.comparison import Budget, affordable
+from benchmarks.comparison import MIN_TIMEOUT, Budget, affordable
 from benchmarks.networks import LAYERS
 from benchmarks.peers import BATCH
 from benchmarks.report import Table
@@ -24,7 +24,7 @@ def make(options: Options, budget: Budget) -> list[Table]:
       with started([peer], table.note) as workers:
         for worker in workers.values():
           try:
-            worker.prepare(max(budget.left(), 60), "train", **task)
+            worker.prepare(max(budget.left(), MIN_TIMEOUT), "train", **task)
             cell = f"{worker.peak_bytes() / 2**20:,.0f}"
           except Absent as reason:
             table.note(f"{net}: {reason}")
