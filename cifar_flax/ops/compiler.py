@@ -7,7 +7,7 @@ import jax
 
 # YNNPACK for products and sums, Eigen for convolutions. By default jaxlib 0.10 gives
 # convolutions to YNNPACK as well, where each runs on one thread: 64 -> 128 channels,
-# 3x3, 128 images of 32x32 take 319 ms on two cores, 91 ms with Eigen; a training step
+# 3x3, 128 images of 32x32 take about 320 ms on two cores, 90 ms with Eigen; a step
 # of `net6a` takes 1.6 times as long.
 CPU = {
   "xla_cpu_experimental_ynn_fusion_type": (
