@@ -65,11 +65,13 @@ class Comparison:
   Attributes:
     seconds: a step, for each job that ran, one value a window.
     facts: what each worker answered to `prepare`.
+    idle: the largest share of a core that each used while another ran.
     notes: lines: who is absent, what was left out, who did not keep still.
   """
 
   seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
   facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  idle: dict[str, float] = dataclasses.field(default_factory=dict)
   notes: list[str] = dataclasses.field(default_factory=list)
 
   def best(self, names: Collection[str]) -> str | None:
@@ -152,17 +154,11 @@ def compare(
   if not budget.left():
     result.notes.append("left out for want of time")
     return result
-  for name, job in jobs.items():
-    try:
-      timeout = max(budget.left(), MIN_TIMEOUT)
-      result.facts[name] = job.worker.prepare(timeout, job.what, **job.arguments)
-    except Absent as reason:
-      result.notes.append(str(reason))
+  _prepare(jobs, budget, result)
   steps = _window_steps(result.facts, window_seconds)
   cost = {name: steps * fact["seconds"] for name, fact in result.facts.items()}
   for name in _hopeless(cost, fair.left(), keep):
     del cost[name]
-  idle: dict[str, float] = {}
   for window in range(MAX_WINDOWS):
     if window == 1:
       cost = _kept(cost, fair.left(), keep)
@@ -177,16 +173,20 @@ def compare(
         )
       break
     for name in random.Random(window).sample(sorted(cost), len(cost)):
-      try:
-        cost[name] = _run_window(jobs, name, steps, idle)
-        result.seconds.setdefault(name, []).append(cost[name] / steps)
-      except Absent as reason:
-        result.notes.append(str(reason))
-        del cost[name]
-  for name, used in idle.items():
+      cost = _run_window(jobs, name, steps, cost, result)
+  for name, used in result.idle.items():
     if used > IDLE_SHARE:
       result.notes.append(f"{name} used {used:.0%} of a core while others ran")
   return result
+
+
+def _prepare(jobs: Mapping[str, Job], budget: Budget, result: Comparison) -> None:
+  for name, job in jobs.items():
+    timeout = max(budget.left(), MIN_TIMEOUT)
+    try:
+      result.facts[name] = job.worker.prepare(timeout, job.what, **job.arguments)
+    except Absent as reason:
+      result.notes.append(str(reason))
 
 
 def _window_steps(facts: dict[str, dict[str, Any]], seconds: float) -> int:
@@ -217,14 +217,23 @@ def _kept(
 
 
 def _run_window(
-  jobs: Mapping[str, Job], name: str, steps: int, idle: dict[str, float]
-) -> float:
-  """Seconds of a window; `idle` takes the largest share of a core others used."""
+  jobs: Mapping[str, Job],
+  name: str,
+  steps: int,
+  cost: dict[str, float],
+  result: Comparison,
+) -> dict[str, float]:
+  """One window of one job; returns `cost` with its seconds, or without it."""
   time.sleep(SETTLE_SECONDS)
   others = [other for other in jobs if other != name]
   before = [jobs[other].worker.cpu_seconds() for other in others]
-  seconds = jobs[name].worker.run(steps)
+  try:
+    seconds = jobs[name].worker.run(steps)
+  except Absent as reason:
+    result.notes.append(str(reason))
+    return {other: cost[other] for other in cost if other != name}
   for other, used in zip(others, before, strict=True):
     share = (jobs[other].worker.cpu_seconds() - used) / seconds
-    idle[other] = max(idle.get(other, 0.0), share)
-  return seconds
+    result.idle[other] = max(result.idle.get(other, 0.0), share)
+  result.seconds.setdefault(name, []).append(seconds / steps)
+  return cost | {name: seconds}

@@ -204,6 +204,19 @@ def test_no_interval_where_the_budget_ends(monkeypatch):
   assert result.verdict("peer", "ours", Bound(1.0))[2] == "reach >= 1 open"
 
 
+def test_who_dies_keeps_what_was_measured(monkeypatch):
+  class Dying(Clocked):
+    def run(self, steps):
+      if len(self.asked) == 2:
+        raise Absent("has died")
+      return super().run(steps)
+
+  result = compared(monkeypatch, {"ours": Clocked(1.0), "peer": Dying(1.0)}, 200)
+  assert len(result.seconds["peer"]) == 2 and len(result.seconds["ours"]) >= 6
+  assert result.notes == ["has died"]
+  assert result.cells(["peer"], str) == ["1.0*"]
+
+
 def test_nothing_is_prepared_without_time(monkeypatch):
   worker = Clocked(1.0)
   result = compared(monkeypatch, {"ours": worker}, 0.0)
