@@ -44,28 +44,28 @@ format: $(INSTALLED)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+# $(call install,EXTRAS): this project with them, in the tested versions if there are.
+define install
+@version=$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
+file=constraints/py$$version.txt; \
+if [ ! -f $$file ]; then \
+  echo "note: $$file is not there: newest versions, not the tested ones"; \
+  file=/dev/null; \
+fi; \
+echo "installing [$(1)] into $(VENV), a few minutes once"; \
+$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
+  --editable '.[$(1)]'
+@touch $@
+endef
+
 $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'error: needs Python >= 3.11; name one: make PYTHON=python3.12'; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@version=$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
-	file=constraints/py$$version.txt; \
-	if [ ! -f $$file ]; then \
-	  echo "note: $$file is not there: newest versions, not the tested ones"; \
-	  file=/dev/null; \
-	fi; \
-	echo "installing into $(VENV), a few minutes once"; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
-	  --editable '.[$(EXTRAS)]'
-	@touch $@
+	$(call install,$(EXTRAS))
 
 $(VENV)/peers-installed: $(INSTALLED)
-	@version=$$($(RUN) -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
-	file=constraints/py$$version.txt; [ -f $$file ] || file=/dev/null; \
-	echo "installing PyTorch, TensorFlow and Keras into $(VENV), once"; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $$file \
-	  --editable '.[bench]'
-	@touch $@
+	$(call install,bench)
 
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR): must be cpu, cuda or tpu)

@@ -20,6 +20,7 @@ from clu import metrics as clu_metrics
 from cifar_flax import models, ops, optimizer
 from cifar_flax.config import Config
 from cifar_flax.data import augmentation
+from cifar_flax.ops import compiler
 
 AXIS = "devices"
 
@@ -97,11 +98,11 @@ def create_state(
       metrics=Metrics.empty(),
     )
 
-  options = {}
+  options: Mapping[str, str] = {}
   if jax.default_backend() == "cpu":  # the same bits, compiled in a fifth of the time
-    options = {"xla_backend_optimization_level": 0}
+    options = compiler.supported({"xla_backend_optimization_level": "0"})
   # The seed is an argument, so that all seeds share what the compilation cache keeps.
-  state = jax.jit(initial_state, compiler_options=options)(np.int32(config.seed))
+  state = jax.jit(initial_state, compiler_options=dict(options))(np.int32(config.seed))
   # Donation forbids that two of its arrays share a buffer, as zeros and copies may.
   return jax.tree.map(np.array, state)
 

@@ -52,10 +52,9 @@ def _apply(layer: networks.Layer, x: Any) -> Any:
 class Keras(Peer):
   """One `tf.function` a step, without XLA.
 
-  Tried with `net6b` on two cores: `fit` over a dataset in memory, its
-  steps_per_execution 1 or 4, takes 1.6 times as long; several steps in one
-  `tf.function` are as fast; jit_compile="auto" chooses False there, and True (XLA:CPU)
-  takes 5 times as long in inference and 18 times in training.
+  Tried with `net6b` on two cores and not faster: `fit` over a dataset in memory, its
+  steps_per_execution 1 or 4; several steps in one `tf.function`. Far slower:
+  jit_compile=True (XLA:CPU); "auto" chooses False there.
   """
 
   def describe(self) -> str:

@@ -42,9 +42,8 @@ def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   """A convolution of its own for each group.
 
-  Equivalent to `lax.conv_general_dilated` with `feature_group_count`. For 3x3, 64
-  channels in 4 groups, 128 images of 14x14, forward and filter gradient take 6 and
-  9 ms, there 11 and, as JAX derives it, 547 ms.
+  Equivalent to `lax.conv_general_dilated` with `feature_group_count`, whose filter
+  gradient, as JAX derives it, XLA:CPU computes by naive code.
 
   Args:
     x: `[batch, height, width, in_channels]`.
@@ -102,17 +101,13 @@ def _filter_gradient(gradient, x, kernel, window):
   A tap's gradient is the sum over images and positions of the pixel it met times the
   gradient it went to: a convolution whose images are the input's channels, whose
   channels are the images, and whose kernel is the output's gradient. Strides and
-  dilation change places. Product by product over shifted slices takes 1.3 to 2.3
-  times as long.
+  dilation change places. Faster than a product for each tap, over shifted slices.
   """
   height, width = kernel.shape[:2]
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  images = x.astype(wide).transpose(3, 1, 2, 0)
-  moved = gradient.astype(wide).transpose(1, 2, 0, 3)
   swapped = window._replace(strides=window.dilation, dilation=window.strides)
+  taps = convolve(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), swapped)
   # Rows and columns that a stride left over would count as further taps.
-  taps = convolve(images, moved, swapped)[:, :height, :width]
-  return taps.transpose(1, 2, 0, 3).astype(kernel.dtype)
+  return taps[:, :height, :width].transpose(1, 2, 0, 3)
 
 
 convolve.defvjp(_forward, _backward)

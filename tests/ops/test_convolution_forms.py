@@ -147,18 +147,22 @@ def test_bfloat16_rounds_once(case):
   assert_agree(case, jnp.bfloat16, 0.008)
 
 
-def test_bfloat16_pieces_are_added_in_float32():
-  """Forty pieces of one sign: added in bfloat16 they would be off by percents."""
+@pytest.mark.parametrize("groups", [1, 3])
+def test_bfloat16_filter_gradients_are_added_in_float32(groups):
+  """Sums over 1,000 images of one sign: in bfloat16 they stop growing at 256."""
   random = np.random.default_rng(0)
-  x = jnp.asarray(random.uniform(0.5, 1, (80, 8, 9, 3)), jnp.bfloat16)
-  kernel = jnp.asarray(random.uniform(0.5, 1, (3, 3, 3, 2)), jnp.bfloat16)
-  gradient = jnp.asarray(random.uniform(0.5, 1, (80, 8, 9, 2)), jnp.bfloat16)
-  run = value_and_gradients(conv_general_dilated, CHOSEN[5].arguments())
-  ours = jax.jit(run)(x, kernel, gradient)[2]
+  case = Case(4, 5, (3, 3), (1, 1), (1, 1), "SAME", groups, 3 // groups, 3 // groups)
+  x = jnp.asarray(random.uniform(0.5, 1, (1000, 4, 5, 3)), jnp.bfloat16)
+  kernel = jnp.asarray(random.uniform(0.5, 1, (3, 3, 3 // groups, 3)), jnp.bfloat16)
+  gradient = jnp.asarray(random.uniform(0.5, 1, (1000, 4, 5, 3)), jnp.bfloat16)
+  run = value_and_gradients(conv_general_dilated, case.arguments())
+  options = dict(select("fast").compiler_options)
+  ours = jax.jit(run, compiler_options=options)(x, kernel, gradient)[2]
   middle = np.einsum(
     "bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, gradient))
   )
-  np.testing.assert_allclose(np.asarray(ours, np.float64)[1, 1], middle, rtol=0.004)
+  expected = middle if groups == 1 else np.diag(middle)[None]
+  np.testing.assert_allclose(np.asarray(ours, np.float64)[1, 1], expected, rtol=0.004)
 
 
 @pytest.mark.parametrize("case", [CHOSEN[0], CHOSEN[3], CHOSEN[9]], ids=str)

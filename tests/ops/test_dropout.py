@@ -98,7 +98,7 @@ def test_gradient_has_the_same_mask_and_dtype(dtype):
   assert 0.6 < share < 0.9
 
 
-def test_works_inside_scan_vmap_and_grad():
+def test_works_inside_scan_vmap_pmap_and_grad():
   x = jnp.ones((3, 4, 5, 6))
   noises = jnp.stack([noise(4, seed) for seed in range(3)])
 
@@ -109,6 +109,7 @@ def test_works_inside_scan_vmap_and_grad():
   _, scanned = jax.lax.scan(lambda c, a: (c, gradient(*a)), 0, (x, noises))
   np.testing.assert_array_equal(scanned, expected)
   np.testing.assert_array_equal(jax.vmap(gradient)(x, noises), expected)
+  np.testing.assert_array_equal(jax.pmap(gradient)(x, noises), expected)
 
 
 def test_a_padded_convolution_behind_it_compiles_in_seconds():

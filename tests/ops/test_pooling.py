@@ -47,6 +47,27 @@ def test_keeps_the_dtype(dtype):
     np.testing.assert_array_equal(pull(y)[0].sum(), y.sum())
 
 
+@pytest.mark.parametrize("transform", ["scan", "vmap", "pmap"])
+def test_survives_transformations(transform):
+  random = np.random.default_rng(0)
+  x = jnp.asarray(random.standard_normal((2, 3, 7, 6, 5)), jnp.float32)
+  gradient = jnp.asarray(random.standard_normal((2, 3, 3, 3, 5)), jnp.float32)
+
+  def both(x, gradient):
+    y, pull = jax.vjp(ops.select("fast").max_pool, x)
+    return y, pull(gradient)[0]
+
+  if transform == "scan":
+    step = jax.jit(lambda a: jax.lax.scan(lambda c, a: (c, both(*a)), 0, a)[1])
+    results = step((x, gradient))
+  else:
+    results = getattr(jax, transform)(both)(x, gradient)
+  for i in range(2):
+    expected = pool_by_loop(np.asarray(x[i]), np.asarray(gradient[i]), 2)
+    for ours, theirs in zip(results, expected, strict=True):
+      np.testing.assert_array_equal(ours[i], theirs)
+
+
 def test_select_names_what_it_knows():
   with pytest.raises(ValueError, match="'fastest' are unknown: choose 'fast' or 'lax'"):
     ops.select("fastest")
