@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cifar_flax.ops import depthwise, plain
-from cifar_flax.ops.window import Window
+from cifar_flax.ops.window import CANONICAL, Window
 
 
 def conv_general_dilated(
@@ -76,7 +76,7 @@ def conv_general_dilated(
 
 
 def _is_canonical(image, kernel, dimension_numbers):
-  wanted = lax.conv_dimension_numbers(image, kernel, ("NHWC", "HWIO", "NHWC"))
+  wanted = lax.conv_dimension_numbers(image, kernel, CANONICAL)
   return lax.conv_dimension_numbers(image, kernel, dimension_numbers) == wanted
 
 

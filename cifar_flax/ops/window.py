@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+CANONICAL = ("NHWC", "HWIO", "NHWC")  # images, kernel, result
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
