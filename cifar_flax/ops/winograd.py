@@ -43,7 +43,7 @@ def suits(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
   """
   return (
     kernel.shape[:2] == (3, 3)
-    and kernel.shape[2] * kernel.shape[3] >= 48 * 48
+    and kernel.shape[2] * kernel.shape[3] >= 48 * 64
     and window.strides[0] == window.dilation[0] == 1
     and jnp.finfo(x.dtype).bits >= 32
   )
