@@ -11,7 +11,7 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce bench test test-full lint format clean
+.PHONY: quickstart train reproduce bench stress tpu-compile test test-full lint format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train
@@ -28,6 +28,18 @@ bench: $(VENV)/peers-installed
 	  $(if $(TABLES),--tables=$(TABLES)) $(if $(MINUTES),--minutes=$(MINUTES)) \
 	  $(if $(DATA),--data=$(DATA)) $(if $(DTYPE),--dtype=$(DTYPE)) \
 	  $(if $(OUTPUT),--output=$(OUTPUT)) $(ARGS)
+
+# KILLS=200 ONLY=kills,damage OUTPUT=FILE.md
+stress: $(INSTALLED)
+	$(RUN) -m stress $(if $(KILLS),--kills=$(KILLS)) $(if $(ONLY),--only=$(ONLY)) \
+	  $(if $(OUTPUT),--output=$(OUTPUT))
+
+# Compiles for TPUs without having one; the compiler has an environment of its own, as
+# it complains at every start of JAX where there is no TPU. CONFIGS= TOPOLOGIES=
+tpu-compile:
+	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/tpu-compiler-installed
+	.venv-tpu/bin/python -m benchmarks.tpu_compile \
+	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TOPOLOGIES),--topologies=$(TOPOLOGIES))
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
@@ -67,9 +79,12 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 $(VENV)/peers-installed: $(INSTALLED)
 	$(call install,bench)
 
+$(VENV)/tpu-compiler-installed: $(INSTALLED)
+	$(call install,libtpu)
+
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR): must be cpu, cuda or tpu)
 endif
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-tpu

@@ -5,13 +5,14 @@ A file is a line with a SHA-256 and, behind it, the msgpack bytes of
 `checkpoints/` holds `step_<updates>.ckpt`, the newest few, and `best.ckpt`.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import pathlib
 from typing import Any
 
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, naming
 
 MAGIC = b"cifar_flax checkpoint 1 sha256 "
 
@@ -21,18 +22,34 @@ class Damaged(Exception):
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
-  """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones."""
+  """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones.
+
+  Raises:
+    OSError: names `path`, which holds the old bytes.
+  """
   temporary = path.with_name(f".{path.name}.tmp")
-  with open(temporary, "wb") as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with naming(path):
+      with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+    raise
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(folder)
   finally:
     os.close(folder)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+  """Removes what a process that was killed has not finished writing."""
+  for temporary in folder.glob(".*.tmp"):
+    temporary.unlink(missing_ok=True)
 
 
 def encode(content: dict[str, Any]) -> bytes:

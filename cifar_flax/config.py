@@ -117,7 +117,11 @@ class Checkpoint(_Section):
   """What is kept of a run's state."""
 
   keep: int = key(2, "newest checkpoints kept, beside the best one", low=1)
-  min_seconds: float = key(10.0, "at least this long between two, s", low=0.0)
+  every_steps: int = key(0, "steps from one to the next within an epoch; 0 is none",
+                         low=0)  # fmt: skip
+  min_seconds: float = key(
+    10.0, "at least this long between two at epochs' ends, s", low=0.0
+  )
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,4 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read, and the file in those of the system."""
+
+import contextlib
+import os
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -6,3 +10,29 @@ class UserError(ValueError):
 
   The message names the field or file, its value, what is allowed and what to do next.
   """
+
+
+class Diverged(ArithmeticError):
+  """A loss or a parameter is not finite: `main` prints one line and exits with 1."""
+
+
+class Stopped(Exception):
+  """A run has been asked to stop, and has saved what it had.
+
+  Attributes:
+    signal: number of the one that asked.
+  """
+
+  def __init__(self, signal: int):
+    super().__init__(f"stopped by signal {signal}")
+    self.signal = signal
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Puts `path` into an OSError: a full disk's own names no file."""
+  try:
+    yield
+  except OSError as error:
+    reason = error.strerror or str(error) or type(error).__name__
+    raise OSError(error.errno, reason, os.fspath(path)) from error

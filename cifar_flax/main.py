@@ -4,16 +4,18 @@ import argparse
 import logging
 import os
 import pathlib
+import signal
 import sys
 import time
 
 from cifar_flax import config as config_lib
+from cifar_flax import distributed, run_lock, stopping
 from cifar_flax.config import Config
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Diverged, Stopped, UserError
 
 MODES = ("train", "eval")
 CHECKPOINTS = ("best", "last")
-FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--help")
+FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--distributed", "--help")
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--mode", default="train", help="train (default) or eval")
   parser.add_argument(
     "--checkpoint", default="best", help="which one --mode=eval takes: best or last"
+  )
+  parser.add_argument(
+    "--distributed",
+    metavar="HOW",
+    help="one process of several: auto, or HOST:PORT,NUMBER,ID",
   )
   return parser
 
@@ -105,34 +112,70 @@ def _folder(given: str | None, default: str) -> pathlib.Path:
   return path
 
 
+def run(argv: list[str], began: float, stop: stopping.Watch) -> None:
+  """Does what a command line asks for.
+
+  Args:
+    argv: the arguments.
+    began: when the program did, by `time.monotonic`.
+    stop: where signals arrive.
+  """
+  config, workdir, flags = parse(argv)
+  if flags.distributed is not None:
+    distributed.parse(flags.distributed)
+  elif flags.mode == "train":
+    run_lock.check(workdir)
+  if config.model.dtype == "float64":
+    os.environ["JAX_ENABLE_X64"] = "true"
+  # These import JAX: only for input that is well formed.
+  from cifar_flax import compilation_cache, train
+
+  compilation_cache.enable()
+  if flags.distributed is not None:
+    distributed.initialize(flags.distributed)
+  if flags.mode == "train":
+    train.train_and_evaluate(config, workdir, began=began, stop=stop)
+  else:
+    print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
+
+
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code: 0, 1 disk trouble, 2 wrong input, 130 Ctrl-C."""
+  """Runs; returns the exit code.
+
+  0, or 1 for a disk that is full, a run that diverged or lost one of its processes, 2
+  for wrong input, 130 after Ctrl-C and 143 after SIGTERM.
+  """
   began = time.monotonic()
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
+  argv = sys.argv[1:] if argv is None else argv
   try:
-    config, workdir, flags = parse(sys.argv[1:] if argv is None else argv)
-    if config.model.dtype == "float64":
-      os.environ["JAX_ENABLE_X64"] = "true"
-    # These import JAX: only for input that is well formed.
-    from cifar_flax import compilation_cache, train
-
-    compilation_cache.enable()
-    if flags.mode == "train":
-      train.train_and_evaluate(config, workdir, began=began)
-    else:
-      print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
+    with stopping.Watch() as stop:
+      run(argv, began, stop)
     return 0
   except UserError as error:
-    print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-    return 2
+    code, line = 2, f"error: {error}"
+  except Diverged as error:
+    code, line = 1, f"error: {error}"
+  except Stopped as error:
+    name = signal.Signals(error.signal).name
+    code = 128 + error.signal
+    line = f"stopped by {name}, and saved: the same command goes on from here"
   except OSError as error:
     if error.filename is None:
       raise
-    print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 1
+    code, line = 1, f"error: {error.filename}: {error.strerror}"
   except KeyboardInterrupt:
-    print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-    return 130
+    code, line = 130, "interrupted: the same command goes on where it stopped"
+  except RuntimeError as error:
+    if not distributed.joined():
+      raise
+    code = 1
+    line = f"error: another process of this run has ended ({error}"[:200] + "); start "
+    line += "the same commands again, they go on from the newest checkpoint"
+  print(" ".join(line.splitlines()), file=sys.stderr)
+  if distributed.joined():
+    distributed.leave(code)
+  return code
 
 
 if __name__ == "__main__":

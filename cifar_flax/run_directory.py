@@ -35,6 +35,7 @@ FREE_KEYS = (
   "data.data_dir",
   "data.archive",
   "checkpoint.keep",
+  "checkpoint.every_steps",
   "checkpoint.min_seconds",
 )
 # What may also differ when a finished run is evaluated.

@@ -53,6 +53,8 @@ class TrainState:
 
   Attributes:
     step: updates made, int32.
+    finite_step: updates made when the epoch's loss, the parameters and BatchNorm's
+      moving averages were all finite for the last time, int32.
     params: the network's parameters.
     batch_stats: BatchNorm's moving averages.
     opt_state: the optimizer's state.
@@ -61,6 +63,7 @@ class TrainState:
   """
 
   step: jax.Array
+  finite_step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
@@ -91,6 +94,7 @@ def create_state(
     averages = {"params": params, "batch_stats": batch_stats}
     return TrainState(
       step=jnp.zeros([], jnp.int32),
+      finite_step=jnp.zeros([], jnp.int32),
       params=params,
       batch_stats=batch_stats,
       opt_state=tx.init(params),
@@ -136,6 +140,10 @@ def _metrics(logits, labels, losses, mask=None) -> Metrics:
   return jax.tree.map(lambda s, zero: s.astype(zero.dtype), sums, Metrics.empty())
 
 
+def _all_finite(tree: Any) -> jax.Array:
+  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
 def make_train_step(
   config: Config,
   network: models.Network,
@@ -174,13 +182,17 @@ def make_train_step(
       ema = optax.incremental_update(new, ema, 1 - config.ema_decay)
     new_epoch = state.step % steps_per_epoch == 0
     sums = jax.tree.map(lambda m: jnp.where(new_epoch, 0, m), state.metrics)
+    sums = sums.merge(_metrics(logits, y, losses))
+    step = state.step + 1
+    finite = _all_finite((sums.loss, params, batch_stats))
     return TrainState(
-      step=state.step + 1,
+      step=step,
+      finite_step=jnp.where(finite, step, state.finite_step),
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
       ema=ema,
-      metrics=sums.merge(_metrics(logits, y, losses)),
+      metrics=sums,
     )
 
   return train_step

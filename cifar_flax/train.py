@@ -1,183 +1,26 @@
 """The recipe: load, build, go on where the run stopped, train, evaluate, save."""
 
 import contextlib
-import itertools
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from cifar_flax import checkpoints, observers, run_directory, steps
+from cifar_flax import (
+  checkpoints,
+  distributed,
+  observers,
+  run_directory,
+  run_lock,
+  steps,
+  stopping,
+)
 from cifar_flax.config import Config
-from cifar_flax.data import batches, datasets
-from cifar_flax.errors import UserError
-
-# Steps in one call to the device where the config leaves it open: a few on a CPU,
-# where a step takes a large part of a second, an epoch elsewhere.
-STEPS_PER_DISPATCH = {"cpu": 8}
-
-
-class Trainer:
-  """A run in memory.
-
-  Attributes:
-    config: of the run.
-    devices: that it runs on, over all processes.
-    dataset: images and labels, on the host.
-    program: the network and its compiled steps.
-    state: on every device alike.
-    history: a row for each finished epoch, as in `metrics.jsonl`.
-  """
-
-  def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
-    """Loads the data and makes the state before the first step.
-
-    Args:
-      config: of the run.
-      devices: to run on; all there are by default.
-
-    Raises:
-      UserError: the data are not to be had.
-    """
-    self.config = config
-    self.devices = list(jax.devices() if devices is None else devices)
-    self.dataset = datasets.load(config.data)
-    num_examples = len(self.dataset.train.labels)
-    num_classes = len(self.dataset.info.class_names)
-    self.program = steps.Program(config, self.devices, num_classes, num_examples)
-    image_shape = self.dataset.train.images.shape[1:]
-    self.state = steps.create_state(
-      config, self.program.network, self.program.tx, image_shape
-    )
-    self.history: list[dict[str, Any]] = []
-    self._has_trained = False
-    self._train, self._eval = (
-      steps.replicate((split.images, split.labels), self.devices)
-      for split in (self.dataset.train, self.dataset.eval)
-    )
-
-  def restore(
-    self,
-    content: dict[str, Any] | None,
-    free_keys: Sequence[str] = run_directory.FREE_KEYS,
-  ) -> None:
-    """Takes the state and history of a checkpoint, if there is one, to the devices.
-
-    Args:
-      content: of the checkpoint file.
-      free_keys: of the config, that may differ from the checkpoint's.
-
-    Raises:
-      UserError: it belongs to another run.
-    """
-    if content is not None:
-      info = self.dataset.info
-      self.state = run_directory.resume(
-        content, self.config, info, self.state, free_keys
-      )
-      self.history = run_directory.history_of(content)
-    self.state = steps.replicate(self.state, self.devices)
-
-  def snapshot(self) -> bytes:
-    """The bytes of a checkpoint file."""
-    return run_directory.snapshot(
-      self.state, self.config, self.dataset.info, self.history
-    )
-
-  def parameters(self) -> tuple[int, int]:
-    """Number of parameters: in total, moving averages included; trainable."""
-    trainable, averages = (
-      sum(leaf.size for leaf in jax.tree.leaves(tree))
-      for tree in (self.state.params, self.state.batch_stats)
-    )
-    return trainable + averages, trainable
-
-  def train_epoch(self, progress: Callable[[int], None]) -> dict[str, float]:
-    """Makes the updates that are left of an epoch.
-
-    The first dispatch of all is one step: what can go wrong does so at once.
-
-    Args:
-      progress: called after every dispatch with the steps made in this epoch.
-
-    Returns:
-      Mean loss and accuracy of the epoch's batches, as they were trained on.
-    """
-    program, config = self.program, self.config
-    epoch, made = divmod(int(self.state.step), program.steps_per_epoch)
-    images, labels = self._train
-    indices = batches.train_indices(
-      config.seed, epoch, len(labels), config.batch_size, len(self.devices)
-    )
-    alone, self._has_trained = not self._has_trained, True
-    for count, piece in self._dispatches(made, indices, alone=alone):
-      self.state = program.train_steps(self.state, images, labels, count, *piece)
-      made += int(count)
-      progress(made)
-    return self.state.metrics.means()
-
-  def evaluate(self, progress: Callable[[int, int, steps.Metrics], None] | None = None):
-    """Loss and accuracy on the evaluation split, every image counted once.
-
-    Args:
-      progress: called after every dispatch with the steps made, their number and the
-        sums so far.
-
-    Returns:
-      Mean loss and accuracy.
-    """
-    images, labels = self._eval
-    size = min(self.config.eval_batch_size, len(labels))
-    indices, mask = batches.eval_indices(len(labels), size, len(self.devices))
-    variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-    variables = self.state.ema or variables
-    sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
-    for count, piece in self._dispatches(0, indices, mask):
-      sums = self.program.eval_steps(sums, variables, images, labels, count, *piece)
-      made += int(count)
-      if progress is not None:
-        progress(made, indices.shape[1], sums)
-    return sums.means()
-
-  def _dispatches(
-    self, first: int, *arrays: np.ndarray, alone: bool = False
-  ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
-    """Cuts [devices, steps, batch] arrays into pieces of one shape, the last padded.
-
-    Args:
-      first: the step to begin with.
-      *arrays: over all devices.
-      alone: whether the first piece is one step.
-
-    Yields:
-      The number of steps that count, and a piece of each array, for this process's
-      devices: [devices, steps per dispatch, batch].
-    """
-    mine = np.asarray([d.process_index == jax.process_index() for d in self.devices])
-    num_steps: int = arrays[0].shape[1]
-    platform = self.devices[0].platform
-    size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
-    size = min(size, num_steps)
-    starts = [*range(first, first + alone), *range(first + alone, num_steps, size)]
-    for start, stop in itertools.pairwise([*starts, num_steps]):
-      pieces = [array[mine, start:stop] for array in arrays]
-      count = pieces[0].shape[1]
-      padding = [(0, 0), (0, size - count), (0, 0)]
-      yield np.int32(count), [np.pad(piece, padding) for piece in pieces]
-
-
-def check_divisible(batch_size: int, num_devices: int) -> None:
-  """Raises UserError if the devices can't share a batch equally."""
-  if batch_size % num_devices:
-    near = max(1, round(batch_size / num_devices)) * num_devices
-    raise UserError(
-      f"config.batch_size={batch_size}: must be divisible by the {num_devices} "
-      f"devices; {near} is"
-    )
+from cifar_flax.errors import Stopped, UserError
+from cifar_flax.trainer import Trainer, check_divisible
 
 
 def start(config: Config, workdir: pathlib.Path) -> Trainer:
@@ -186,7 +29,6 @@ def start(config: Config, workdir: pathlib.Path) -> Trainer:
   Raises:
     UserError: data, devices, config and run directory do not fit together.
   """
-  check_divisible(config.batch_size, len(jax.devices()))
   content = checkpoints.restore_newest(workdir / "checkpoints")
   metrics = workdir / "metrics.jsonl"
   if content is None and metrics.exists() and metrics.stat().st_size:
@@ -210,13 +52,73 @@ def start(config: Config, workdir: pathlib.Path) -> Trainer:
   return trainer
 
 
+class Keeper:
+  """Saves a run: at the ends of epochs, within them, and when asked to stop.
+
+  Attributes:
+    trainer: of the run.
+    folder: of its checkpoints.
+    writes: whether this process does; the others compute the same.
+    stop: where a request to stop is found.
+  """
+
+  def __init__(self, trainer: Trainer, folder: pathlib.Path, stop: stopping.Watch):
+    self.trainer = trainer
+    self.folder = folder
+    self.writes = jax.process_index() == 0
+    self.stop = stop
+    self._last_save = -trainer.config.checkpoint.min_seconds
+    self._last_step = int(trainer.state.step)
+
+  def save(self, data: bytes | None = None) -> None:
+    """Writes the newest checkpoint."""
+    step = int(self.trainer.state.step)
+    if self.writes:
+      keep = self.trainer.config.checkpoint.keep
+      checkpoints.save(self.folder, step, data or self.trainer.snapshot(), keep)
+    self._last_save, self._last_step = time.monotonic(), step
+
+  def after_dispatch(self) -> None:
+    """Saves if it is time to.
+
+    Raises:
+      Stopped: a signal asked for it; everything is saved.
+    """
+    self.stop.defer()  # a step has been made: from now on there is something to lose
+    step = int(self.trainer.state.step)
+    interval = self.trainer.config.checkpoint.every_steps
+    if signal := distributed.agreed(self.stop.signal):
+      if step > self._last_step:
+        self.save()
+      raise Stopped(signal)
+    if interval and step // interval > self._last_step // interval:
+      self.save()
+
+  def after_epoch(self, row: dict[str, Any]) -> None:
+    """Takes the row into the history, and saves if it is the best or time to."""
+    history, config = self.trainer.history, self.trainer.config
+    best = max((r["eval_accuracy"] for r in history), default=-1.0)
+    history.append(row)
+    improved = row["eval_accuracy"] > best
+    due = time.monotonic() - self._last_save >= config.checkpoint.min_seconds
+    due = due or len(history) == config.num_epochs
+    if not self.writes or not (improved or due):
+      return
+    data = self.trainer.snapshot()
+    if improved:
+      checkpoints.save_best(self.folder, data)
+    if due:
+      self.save(data)
+
+
 def run_epoch(
-  trainer: Trainer, watchers: Sequence[observers.Observer]
+  trainer: Trainer,
+  watchers: Sequence[observers.Observer],
+  after_dispatch: Callable[[], None],
 ) -> dict[str, Any]:
   """Trains to the end of an epoch and evaluates; returns its row of `metrics.jsonl`."""
   program, started = trainer.program, time.monotonic()
-  epoch = len(trainer.history) + 1
-  first = int(trainer.state.step) % program.steps_per_epoch
+  epoch, first = len(trainer.history) + 1, trainer.steps_into_epoch()
 
   def report(phase: str, made: int, num_steps: int, speed: float, sums) -> None:
     if watchers:  # reading the sums waits for the devices
@@ -231,6 +133,7 @@ def run_epoch(
     return images / (time.monotonic() - started)
 
   def trained_some(made: int) -> None:
+    after_dispatch()
     speed = images_per_second(made)
     report("train", made, program.steps_per_epoch, speed, trainer.state.metrics)
 
@@ -241,6 +144,7 @@ def run_epoch(
   def evaluated_some(made: int, num_steps: int, sums: steps.Metrics) -> None:
     seconds = time.monotonic() - evaluation_started
     images = made * trainer.config.eval_batch_size
+    after_dispatch()
     report("evaluate", made, num_steps, images / seconds, sums)
 
   evaluated = trainer.evaluate(evaluated_some)
@@ -263,6 +167,7 @@ def train_and_evaluate(
   workdir: pathlib.Path,
   watchers: Sequence[observers.Observer] | None = None,
   began: float | None = None,
+  stop: stopping.Watch | None = None,
 ) -> dict[str, Any]:
   """Trains as the config says, or goes on where the run in `workdir` stopped.
 
@@ -271,56 +176,51 @@ def train_and_evaluate(
     workdir: its run directory; made if absent.
     watchers: told of everything; `observers.create(began=began)` by default.
     began: when the program did, by `time.monotonic`, to say how long it took to start.
+    stop: where signals arrive; without it, they are left alone.
 
   Returns:
     The summary, as in `summary.json`.
 
   Raises:
-    UserError: data, devices, config and run directory do not fit together.
+    UserError: data, devices, config and run directory do not fit together, or another
+      process writes in `workdir`.
+    Diverged: a loss or a parameter is not finite; no checkpoint has it.
+    Stopped: a signal asked for it; everything is saved.
+    OSError: something can't be written; the checkpoints before it are whole.
   """
-  trainer = start(config, workdir)
-  if before := run_directory.finished_summary(workdir, config.num_epochs):
-    logging.warning("%s: has finished all of its epochs", workdir)
-    return before
-  folder = workdir / "checkpoints"
-  total, trainable = trainer.parameters()
+  check_divisible(config.batch_size, len(jax.devices()))
   writes = jax.process_index() == 0  # the other processes compute the same
-  if watchers is None:
-    watchers = observers.create(began=began) if writes else []
-  last_save = -config.checkpoint.min_seconds
+  folder = workdir / "checkpoints"
   with contextlib.ExitStack() as stack:
+    if writes:
+      stack.enter_context(run_lock.hold(workdir))
+      checkpoints.remove_leftovers(folder)
+    trainer = start(config, workdir)
+    if before := run_directory.finished_summary(workdir, config.num_epochs):
+      logging.warning("%s: has finished all of its epochs", workdir)
+      return before
+    if watchers is None or not writes:
+      watchers = observers.create(began=began) if writes else []
+    keeper = Keeper(trainer, folder, stop or stopping.Watch())
     run = observers.Run(
       config=config,
       workdir=workdir,
       history=tuple(trainer.history),
       steps_per_epoch=trainer.program.steps_per_epoch,
-      parameters=total,
+      parameters=trainer.parameters()[0],
       device=run_directory.hardware(trainer.devices),
     )
-    workdir.mkdir(parents=True, exist_ok=True)
     for watcher in watchers:
       stack.callback(watcher.close)
       watcher.start(run)
-
     while len(trainer.history) < config.num_epochs:
-      row = run_epoch(trainer, watchers)
-      best = max((r["eval_accuracy"] for r in trainer.history), default=-1.0)
-      trainer.history.append(row)
-      improved = row["eval_accuracy"] > best
-      due = time.monotonic() - last_save >= config.checkpoint.min_seconds
-      due = due or len(trainer.history) == config.num_epochs
-      if writes and (improved or due):
-        data = trainer.snapshot()
-        if improved:
-          checkpoints.save_best(folder, data)
-        if due:
-          checkpoints.save(folder, row["step"], data, config.checkpoint.keep)
-          last_save = time.monotonic()
+      row = run_epoch(trainer, watchers, keeper.after_dispatch)
+      keeper.after_epoch(row)
       for watcher in watchers:
         watcher.epoch(row)
 
     summary = run_directory.summary(
-      config, trainer.dataset, trainer.history, (total, trainable), trainer.devices
+      config, trainer.dataset, trainer.history, trainer.parameters(), trainer.devices
     )
     for watcher in watchers:
       watcher.finish(summary)
@@ -340,8 +240,11 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   trainer = Trainer(config)
   trainer.restore(content, run_directory.FREE_KEYS + run_directory.EVALUATION_KEYS)
   result = trainer.evaluate()
+  when = f"epoch {len(trainer.history)}"
+  if further := trainer.steps_into_epoch():
+    when += f" and {further} steps"
   return (
-    f"{which} checkpoint of {workdir}, epoch {len(trainer.history)}: "
+    f"{which} checkpoint of {workdir}, {when}: "
     f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} on the "
     f"{len(trainer.dataset.eval.labels)} images of {config.data.eval_split!r}"
   )

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import re
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,8 +14,8 @@ import time
 import pytest
 
 from cifar_flax import config as config_lib
-from cifar_flax import main, registry, train
-from cifar_flax.errors import UserError
+from cifar_flax import main, registry, run_lock, train
+from cifar_flax.errors import Diverged, Stopped, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 NET6B = "--config=configs/net6b.py"
@@ -143,6 +145,12 @@ MISTAKES = [
   ([NET6B, "--mode=eval", "--checkpoint=lst"], "='lst'", "best, last", "mean 'last'?"),
   ([NET6B, "--mode=eval", "--checkpoint=7"], "--checkpoint='7'", "one of best, last"),
   (["--mode=eval", "--workdir={tmp}/run"], "/run': no run here"),
+  # Other processes.
+  ([NET6B, "--distributed=2"], "--distributed='2'", "auto, or HOST:PORT,NUMBER,ID"),
+  ([NET6B, "--distributed=a:1,2,2"], "ID from 0 to NUMBER - 1"),
+  ([NET6B, "--distributed=a:x,2,0"], "HOST:PORT", "10.0.0.1:1234,2,0"),
+  ([NET6B, "--distributed"], "--distributed", "expected one argument"),
+  (key("checkpoint.every_steps=-1"), "every_steps=-1", "an integer >= 0"),
   # Overrides are looked at wherever they stand; the first mistake is answered.
   (["--config.sed=3", NET6B], "config.sed='3'", "did you mean 'seed'?"),
   (["--config.seed=3"], "--config=FILE is missing"),
@@ -209,7 +217,9 @@ def calls(monkeypatch):
   """Runs nothing; what would have run, in order."""
   calls = []
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *args, began: calls.append(("train", *args))
+    train,
+    "train_and_evaluate",
+    lambda *args, began, stop: calls.append(("train", *args)),
   )
   monkeypatch.setattr(
     train,
@@ -237,7 +247,7 @@ def test_a_mistake_is_answered_in_one_line(mistake, folder, calls, capsys):
 def test_every_file_is_a_mistake_that_is_tried():
   used = " ".join(argument for argv, *_ in MISTAKES for argument in argv)
   assert [name for name in FILES if f"{{tmp}}/{name}" not in used] == []
-  assert len(MISTAKES) >= 60
+  assert len(MISTAKES) >= 80
 
 
 def test_a_value_that_is_refused_is_refused_from_a_file_and_a_program_too():
@@ -285,7 +295,7 @@ def test_the_start_is_timed_from_the_command_on(monkeypatch):
     main, "parse", lambda argv: parsed.append(time.monotonic()) or parse(argv)
   )
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *_, began: times.append(began)
+    train, "train_and_evaluate", lambda *_, began, stop: times.append(began)
   )
   times = [time.monotonic()]
   assert main.main([NET6B]) == 0
@@ -361,7 +371,7 @@ def test_evaluation_takes_the_config_of_its_run_directory(calls, tmp_path, capsy
 
 
 def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
-  def refuse(config, workdir, began):
+  def refuse(config, workdir, began, stop):
     raise UserError("config.batch_size=12: must be divisible\nby the 8 devices")
 
   monkeypatch.setattr(train, "train_and_evaluate", refuse)
@@ -371,7 +381,7 @@ def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
 
 
 def test_our_own_bugs_are_not_hidden(monkeypatch):
-  def fail(config, workdir, began):
+  def fail(config, workdir, began, stop):
     raise RuntimeError("a bug")
 
   monkeypatch.setattr(train, "train_and_evaluate", fail)
@@ -379,8 +389,37 @@ def test_our_own_bugs_are_not_hidden(monkeypatch):
     main.main([NET6B])
 
 
+@pytest.mark.parametrize(
+  ("error", "code", "line"),
+  [
+    (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM, and saved: the same command"),
+    (Stopped(signal.SIGINT), 130, "stopped by SIGINT, and saved: the same command"),
+    (Diverged("diverged: step 3"), 1, "error: diverged: step 3"),
+    (OSError(28, "No space left on device", "/a/b"), 1, "error: /a/b: No space left"),
+  ],
+)
+def test_what_ends_a_run_is_said_in_a_line(error, code, line, monkeypatch, capsys):
+  def end(config, workdir, began, stop):
+    raise error
+
+  monkeypatch.setattr(train, "train_and_evaluate", end)
+  assert main.main([NET6B]) == code
+  said = capsys.readouterr().err
+  assert said.startswith(line) and said.count("\n") == 1
+
+
+def test_an_occupied_run_directory_is_refused_before_jax(tmp_path):
+  with run_lock.hold(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "cifar_flax.main", NET6B]
+    command += [f"--workdir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2
+  assert f"process {os.getpid()} on {socket.gethostname()}" in done.stderr
+  assert "| jax\n" not in done.stderr
+
+
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
-  def interrupt(config, workdir, began):
+  def interrupt(config, workdir, began, stop):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(train, "train_and_evaluate", interrupt)

@@ -17,6 +17,7 @@ from cifar_flax import models, registry, steps, train
 from cifar_flax.config import Config
 from cifar_flax.data import batches, shapes10
 from cifar_flax.errors import UserError
+from cifar_flax.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {file.stem: file for file in (ROOT / "configs").glob("*.py")}
@@ -457,6 +458,7 @@ def test_what_the_trainer_makes_of_a_config(name):
     variables = program.network.init(key, jnp.ones((1, 32, 32, 3)), train=False)
     return steps.TrainState(
       step=jnp.zeros([], jnp.int32),
+      finite_step=jnp.zeros([], jnp.int32),
       params=variables["params"],
       batch_stats=variables.get("batch_stats", {}),
       opt_state=program.tx.init(variables["params"]),
@@ -549,7 +551,7 @@ def test_every_key_is_read_by_somebody(keys_read, tmp_path, monkeypatch):
   archive = tmp_path / "no_such_archive.tar.gz"
   elsewhere = {"data__dataset": "cifar10", "data__archive": archive}
   with pytest.raises(UserError, match="no_such_archive"):
-    train.Trainer(small_config(tmp_path / "elsewhere", **elsewhere))
+    Trainer(small_config(tmp_path / "elsewhere", **elsewhere))
   for name, schedule in itertools.zip_longest(
     config_lib.OPTIMIZERS, config_lib.SCHEDULES, fillvalue="sgd"
   ):

@@ -1,8 +1,10 @@
 """A run, whole: on any number of devices, cut anywhere, stopped and resumed."""
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 import shutil
 
 import flax.linen as nn
@@ -13,10 +15,10 @@ import optax
 import pytest
 from flax import serialization
 
-from cifar_flax import checkpoints, registry, steps, train
+from cifar_flax import checkpoints, registry, run_lock, steps, train, trainer
 from cifar_flax import config as config_lib
 from cifar_flax.data import datasets
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Diverged, Stopped, UserError
 
 
 def random_split(n, seed):
@@ -57,16 +59,17 @@ def make_config(**assignments):
 
 
 def trained(config, num_devices, epochs):
-  trainer = train.Trainer(config, jax.devices()[:num_devices])
-  trainer.restore(None)
-  for _ in range(epochs):
-    trainer.train_epoch(lambda made: None)
-  return trainer
+  run = trainer.Trainer(config, jax.devices()[:num_devices])
+  run.restore(None)
+  for epoch in range(epochs):
+    run.train_epoch(lambda made: None)
+    run.history.append({"epoch": epoch + 1})
+  return run
 
 
-def tensors(trainer):
+def tensors(run):
   """Every array of the state by its path, on the host."""
-  tree = jax.device_get(trainer.state)
+  tree = jax.device_get(run.state)
   return {
     jax.tree_util.keystr(path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -113,12 +116,25 @@ def test_cutting_an_epoch_differently_changes_no_bit():
   assert_equal_bits(runs[0], runs[2])
 
 
-def test_the_first_dispatch_is_one_step_and_the_others_are_whole():
-  trainer = trained(make_config(steps_per_dispatch=2, batch_size=9), 1, epochs=0)
+def test_a_dispatch_is_one_step_at_first_and_again_to_see_how_long_it_takes():
+  run = trained(make_config(steps_per_dispatch=2, batch_size=9), 1, epochs=0)
   made = [[], []]
-  for progress in made:
-    trainer.train_epoch(progress.append)
-  assert made == [[1, 3, 5, 7, 8], [2, 4, 6, 8]]
+  for epoch, progress in enumerate(made):
+    run.train_epoch(progress.append)
+    run.history.append({"epoch": epoch + 1})
+  assert made == [[1, 2, 4, 6, 8], [2, 4, 6, 8]]
+
+
+def test_a_dispatch_takes_about_two_seconds_and_at_least_a_step():
+  pace = trainer.Pace(most=100)
+  assert pace.steps() == 1
+  pace.took(1, 30.0)  # compilation
+  assert pace.steps() == 1
+  for num_steps, seconds, expected in ((1, 0.1, 20), (20, 1.0, 40), (40, 1e3, 1)):
+    pace.took(num_steps, seconds)
+    assert pace.steps() == expected
+  pace.took(1, 0.0)
+  assert pace.steps() == 100
 
 
 def test_the_first_state_is_what_the_network_makes_of_the_seed():
@@ -178,9 +194,9 @@ def test_loss_and_metrics_are_numpys(monkeypatch, tiny_data, smoothing):
     label_smoothing=smoothing,
     num_epochs=1,
   )
-  trainer = train.Trainer(config, jax.devices()[:2])
-  trainer.restore(None)
-  metrics = trainer.train_epoch(lambda made: None)
+  run = trainer.Trainer(config, jax.devices()[:2])
+  run.restore(None)
+  metrics = run.train_epoch(lambda made: None)
   log_p = np.log(np.arange(1, 11) / 55)  # softmax of log 1..10
 
   def loss(labels, smoothing):
@@ -189,7 +205,7 @@ def test_loss_and_metrics_are_numpys(monkeypatch, tiny_data, smoothing):
   labels = tiny_data.train.labels
   assert metrics["loss"] == pytest.approx(loss(labels, smoothing), rel=1e-5)
   assert metrics["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
-  result, labels = trainer.evaluate(), tiny_data.eval.labels
+  result, labels = run.evaluate(), tiny_data.eval.labels
   assert result["loss"] == pytest.approx(loss(labels, 0.0), rel=1e-5)
   assert result["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
 
@@ -206,14 +222,14 @@ def test_evaluation_counts_every_image_once():
   content = serialization.msgpack_restore(run.snapshot().partition(b"\n")[2])
   for batch_size, num_devices in ((1, 1), (7, 2), (20, 4), (33, 8), (512, 1)):
     config = make_config(batch_size=8, eval_batch_size=batch_size)
-    other = train.Trainer(config, jax.devices()[:num_devices])
+    other = trainer.Trainer(config, jax.devices()[:num_devices])
     other.restore(content)
     assert other.evaluate()["accuracy"] * 50 == pytest.approx(correct, abs=1e-4)
 
 
 def test_moving_average_of_the_weights_by_hand():
   config = make_config(ema_decay=0.75, batch_size=72, num_epochs=1)
-  run = train.Trainer(config, jax.devices()[:1])
+  run = trainer.Trainer(config, jax.devices()[:1])
   run.restore(None)
   start = tensors(run)
   run.train_epoch(lambda made: None)
@@ -251,6 +267,121 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path):
   for row in histories[0] + histories[1]:
     assert all(row.pop(clock) > 0 for clock in clocks)
   assert histories[0] == histories[1] and len(histories[0]) == 4
+
+
+class StopAt:
+  """A `stopping.Watch` that has received SIGTERM after some dispatches."""
+
+  def __init__(self, dispatches):
+    self.left = dispatches
+
+  def defer(self):
+    self.left -= 1
+
+  @property
+  def signal(self):
+    return 15 * (self.left <= 0)
+
+
+def last(workdir):
+  return checkpoints.restore(workdir / "checkpoints", "last")
+
+
+def test_a_run_stopped_at_any_dispatch_is_the_unbroken_run(tmp_path):
+  # A dispatch a step: four of training, three of evaluation, and the last one again.
+  config = make_config(ema_decay=0.9, steps_per_dispatch=1, num_epochs=2)
+  train.train_and_evaluate(config, tmp_path / "unbroken", watchers=[])
+  expected, found = last(tmp_path / "unbroken"), []
+  for dispatches in (1, 3, 4, 6, 7, 2, 9):
+    workdir = tmp_path / f"stopped{dispatches}"
+    for left in (dispatches, 2, 10**6):
+      try:
+        train.train_and_evaluate(config, workdir, [], stop=StopAt(left))
+      except Stopped as stopped:
+        assert stopped.signal == 15
+        found.append(int(last(workdir)["state"]["step"]))
+    content = last(workdir)
+    assert serialization.to_bytes(content["state"]) == serialization.to_bytes(
+      expected["state"]
+    )
+    histories = [json.loads(run["run"])["history"] for run in (content, expected)]
+    for row in sum(histories, []):
+      del row["seconds"], row["images_per_second"]
+    assert histories[0] == histories[1]
+  assert {1, 2, 3, 4} <= set(found)
+
+
+def test_every_so_many_steps_there_is_a_checkpoint(tmp_path):
+  config = make_config(checkpoint__every_steps=3, checkpoint__keep=100)
+  train.train_and_evaluate(config, tmp_path, watchers=[])
+  found = checkpoints.saved(tmp_path / "checkpoints")
+  assert [int(path.stem[5:]) for path in found[::-1]] == [3, 4, 6, 8]
+  expected = tensors(trained(make_config(), 8, 2))
+  state = serialization.from_state_dict(
+    trained(make_config(), 8, 0).state, checkpoints.read(found[0])["state"]
+  )
+  for name, tensor in tensors(type("Run", (), {"state": state})).items():
+    np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+
+
+def test_a_run_that_diverges_is_stopped_and_not_saved(tmp_path):
+  # A step multiplies the weights by 1 - 10: beyond float32 after forty or so.
+  extreme = {"optimizer__name": "sgd", "optimizer__weight_decay": 1.0}
+  config = make_config(schedule__learning_rate=10.0, num_epochs=20, **extreme)
+  run = trained(config, 8, epochs=0)
+  run.config = dataclasses.replace(config, steps_per_dispatch=1)
+  with pytest.raises(Diverged):
+    while True:
+      assert all(np.isfinite(tensor).all() for tensor in tensors(run).values())
+      run.train_epoch(lambda made: None)
+      run.history.append({})
+  assert not all(np.isfinite(tensor).all() for tensor in tensors(run).values())
+  finite = int(run.state.step) - 1  # a dispatch a step: the last one is the first bad
+  pattern = (
+    f"after step {finite + 1} .*learning rate 10.* last finite step is {finite};"
+  )
+  with pytest.raises(Diverged, match=pattern):
+    train.train_and_evaluate(config, tmp_path, watchers=[])
+  saved = checkpoints.saved(tmp_path / "checkpoints")
+  assert saved
+  for path in (*saved, tmp_path / "checkpoints" / "best.ckpt"):
+    leaves = jax.tree.leaves(checkpoints.read(path)["state"])
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, monkeypatch):
+  config = make_config(num_epochs=1)
+  train.train_and_evaluate(config, tmp_path, watchers=[])
+  before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+
+  def refuse(descriptor):
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+  monkeypatch.setattr(checkpoints.os, "fsync", refuse)
+  with pytest.raises(OSError, match="quota") as found:
+    train.train_and_evaluate(make_config(num_epochs=2), tmp_path, watchers=[])
+  assert found.value.filename.startswith(str(tmp_path / "checkpoints"))
+  after = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+  assert after == before
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+  folder = tmp_path / "checkpoints"
+  folder.mkdir()
+  (folder / ".step_000000004.ckpt.tmp").write_bytes(b"half")
+  train.train_and_evaluate(make_config(num_epochs=1), tmp_path, watchers=[])
+  assert {path.name for path in folder.iterdir()} == {
+    "best.ckpt",
+    "step_000000004.ckpt",
+  }
+
+
+def test_a_second_writer_is_refused(tmp_path):
+  with (
+    run_lock.hold(tmp_path),
+    pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing here"),
+  ):
+    train.train_and_evaluate(make_config(), tmp_path, watchers=[])
 
 
 def test_a_finished_run_leaves_its_directory_and_a_second_call_changes_nothing(
@@ -347,8 +478,8 @@ def test_a_run_that_lost_its_checkpoints_is_not_begun_again(tmp_path):
 def test_a_checkpoint_is_evaluated_on_devices_that_could_not_train_it(tmp_path):
   config = make_config(num_epochs=1, batch_size=16)
   train.train_and_evaluate(config, tmp_path, watchers=[])
-  trainer = train.Trainer(config, jax.devices()[:3])
-  trainer.restore(checkpoints.restore(tmp_path / "checkpoints", "last"))
+  run = trainer.Trainer(config, jax.devices()[:3])
+  run.restore(checkpoints.restore(tmp_path / "checkpoints", "last"))
   summary = checkpoints.restore(tmp_path / "checkpoints", "last")["run"]
   expected = json.loads(summary)["history"][-1]["eval_accuracy"]
-  assert trainer.evaluate()["accuracy"] == pytest.approx(expected)
+  assert run.evaluate()["accuracy"] == pytest.approx(expected)

@@ -7,7 +7,7 @@ from benchmarks.peers import ROOT, Program, data_options, fixed_batch, load_conf
 from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
 from cifar_flax import steps
-from cifar_flax.train import STEPS_PER_DISPATCH, Trainer
+from cifar_flax.trainer import STEPS_PER_DISPATCH, Trainer
 
 EXAMPLES = 50_000  # of an epoch: schedules and the dispatch size depend on it
 SHORT_EPOCH = 16  # steps, where one takes a large part of a second
@@ -111,6 +111,7 @@ class Ours(OurLayers):
     def run(num_steps: int) -> None:
       for _ in range(num_steps // steps_per_epoch):
         trainer.train_epoch(progress)
+        trainer.history.append({})  # what tells the trainer that the next one begins
 
     name = trainer.dataset.info.name
     return Program(run, steps_per_epoch, {"data": name})

@@ -17,6 +17,7 @@ from typing import Any
 from cifar_flax import config as config_lib
 from cifar_flax import published
 from cifar_flax.checkpoints import write_atomically
+from cifar_flax.errors import naming
 from cifar_flax.observers.base import Observer, Run
 
 
@@ -56,7 +57,7 @@ class MetricsFile(Observer):
 
   def epoch(self, row: dict[str, Any]) -> None:
     """Adds a line."""
-    with open(self._path, "a") as file:
+    with naming(self._path), open(self._path, "a") as file:
       file.write(json.dumps(row) + "\n")
 
 
@@ -85,6 +86,11 @@ class TensorBoard(Observer):
 
   def start(self, run: Run) -> None:
     """Writes the config, the layout of the charts and the epochs of before."""
+    self._workdir = run.workdir
+    with naming(run.workdir):
+      self._start(run)
+
+  def _start(self, run: Run) -> None:
     with _without_pytorch():
       from tensorboardX import event_file_writer, summary
       from tensorboardX.proto import event_pb2
@@ -118,14 +124,16 @@ class TensorBoard(Observer):
 
   def epoch(self, row: dict[str, Any]) -> None:
     """Adds a point to every curve."""
-    self._add_row(row, time.time())
-    self._writer.flush()  # type: ignore[union-attr]
+    with naming(self._workdir):
+      self._add_row(row, time.time())
+      self._writer.flush()  # type: ignore[union-attr]
 
   def close(self) -> None:
     """Closes the file."""
-    if self._writer:
-      self._writer.close()
-      self._writer = None
+    writer, self._writer = self._writer, None
+    if writer:
+      with naming(self._workdir):
+        writer.close()
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ _FAST = Operations(lax.conv_general_dilated, max_pool, {})
 
 
 def select(name: str) -> Operations:
-  """Chooses the operations a network is built from, for JAX's default backend.
+  """Chooses the operations a network is built from, for `compiler.platform()`.
 
   Args:
     name: "fast", whatever is fastest on this backend, or "lax", XLA's own.
@@ -53,6 +53,6 @@ def select(name: str) -> Operations:
     raise UserError(f"operations {name!r} are unknown: choose 'fast' or 'lax'")
   if name == "lax":
     return _LAX
-  if jax.default_backend() != "cpu":
+  if compiler.platform() != "cpu":
     return _FAST
   return Operations(conv_general_dilated, max_pool, compiler.supported(compiler.CPU))

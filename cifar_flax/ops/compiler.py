@@ -1,7 +1,8 @@
-"""Options of the XLA compiler that decide which library computes an operation."""
+"""What is compiled for, and with which options of the XLA compiler."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -12,6 +13,25 @@ CPU = {
     "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
   )
 }
+
+
+_platform: str | None = None
+
+
+def platform() -> str:
+  """The platform that programs are compiled for: of JAX's default backend."""
+  return _platform or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Compiles for another platform, of which there need not be a device here."""
+  global _platform
+  _platform, before = platform, _platform
+  try:
+    yield
+  finally:
+    _platform = before
 
 
 def supported(options: Mapping[str, str]) -> Mapping[str, str]:

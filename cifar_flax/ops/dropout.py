@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax.errors import UserError
-from cifar_flax.ops import hashing
+from cifar_flax.ops import compiler, hashing
 
 
 def dropout(x: jax.Array, rate: float, noise: jax.Array, layer: int) -> jax.Array:
@@ -61,7 +61,7 @@ def _keep(shape, noise, rate, layer):
 def _keys(noise, layer):
   """Two keys an example, uint32 [2, batch]."""
   number = jnp.arange(2, dtype=jnp.uint32)
-  if jax.default_backend() == "cpu":
+  if compiler.platform() == "cpu":
     # XLA:CPU would fuse the hash with what follows the dropout and, where that is a
     # padded convolution, compute each of its values again for every use: 2 to the
     # number of its shifts. Nothing is fused across a loop's end.

@@ -1,0 +1,162 @@
+"""Compiles a whole epoch of every config for TPUs, on a machine that has none.
+
+make tpu-compile CONFIGS=configs/net6b.py TOPOLOGIES=v5e:2x4
+
+The table says what an epoch needs on each device: memory, whether the state is updated
+in place, and the time that its arithmetic and its memory traffic take at the least.
+"""
+
+import argparse
+import glob
+import os
+import sys
+from typing import Any, NamedTuple
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no metadata server to ask which TPU this is
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from cifar_flax import config as config_lib
+from cifar_flax import steps
+from cifar_flax.ops import compiler
+
+GIB = 2**30
+NUM_EXAMPLES, IMAGE_SHAPE, NUM_CLASSES = 50_000, (32, 32, 3), 10
+# More memory than the arrays have bytes: layouts that fill small axes up.
+MOST_PADDING = 2.0
+
+
+class Chip(NamedTuple):
+  """What a device can do, from Google's "TPU versions" pages.
+
+  Attributes:
+    flops: bfloat16 operations a second; float32 convolutions use them by default.
+    bandwidth: bytes a second from and to memory.
+    memory: bytes.
+  """
+
+  flops: float
+  bandwidth: float
+  memory: float
+
+
+CHIPS = {
+  "v5e:2x4": Chip(197e12, 819e9, 16 * GIB),
+  "v4:2x2x1": Chip(275e12, 1228e9, 32 * GIB),
+  "v6e:2x4": Chip(918e12, 1640e9, 32 * GIB),
+}
+
+
+class Epoch(NamedTuple):
+  """A compiled epoch, per device.
+
+  Attributes:
+    devices: number.
+    state: bytes of the state.
+    arguments, logical: bytes of all arguments in memory, and of their values.
+    temporary: bytes beside arguments and results.
+    aliased: bytes of results that take an argument's place.
+    flops, traffic: operations, and bytes to and from memory, of an epoch.
+  """
+
+  devices: int
+  state: int
+  arguments: int
+  logical: int
+  temporary: int
+  aliased: int
+  flops: float
+  traffic: float
+
+  def problems(self, chip: Chip) -> list[str]:
+    """What must not be."""
+    found = []
+    if self.aliased < self.state:
+      found.append(f"{self.state - self.aliased} bytes of the state are not donated")
+    if self.arguments > MOST_PADDING * self.logical:
+      found.append(f"arguments padded {self.arguments / self.logical:.1f} times")
+    if self.arguments + self.temporary > chip.memory:
+      found.append("does not fit into memory")
+    return found
+
+  def seconds(self, chip: Chip) -> float:
+    """The time an epoch takes at the least."""
+    return max(self.flops / chip.flops, self.traffic / chip.bandwidth)
+
+
+def compile_epoch(path: str, topology: str) -> Epoch:
+  """Compiles the training of an epoch of the config in `path`."""
+  description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+  devices = description.devices
+  config = config_lib.load(path)
+  with compiler.compiling_for("tpu"):
+    program = steps.Program(config, devices, NUM_CLASSES, NUM_EXAMPLES)
+    state = steps.create_state(config, program.network, program.tx, IMAGE_SHAPE)
+    steps_per_epoch = program.steps_per_epoch
+    batch = config.batch_size // len(devices)
+    arguments: tuple[Any, ...] = (
+      state,
+      jax.ShapeDtypeStruct((NUM_EXAMPLES, *IMAGE_SHAPE), np.uint8),
+      jax.ShapeDtypeStruct((NUM_EXAMPLES,), np.int32),
+      np.int32(steps_per_epoch),
+      jax.ShapeDtypeStruct((len(devices), steps_per_epoch, batch), np.int32),
+    )
+    train_steps: Any = program.train_steps
+    compiled = train_steps.lower(*arguments).compile()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  cost = cost[0] if isinstance(cost, list) else cost
+  logical = sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments[:4]))
+  return Epoch(
+    devices=len(devices),
+    state=sum(_bytes(leaf) for leaf in jax.tree.leaves(state)),
+    arguments=memory.argument_size_in_bytes,
+    logical=logical + _bytes(arguments[4]) // len(devices),
+    temporary=memory.temp_size_in_bytes,
+    aliased=memory.alias_size_in_bytes,
+    # The number of rounds is an argument, so the analysis has the loop's body once.
+    flops=cost["flops"] * steps_per_epoch,
+    traffic=cost["bytes accessed"] * steps_per_epoch,
+  )
+
+
+def _bytes(leaf: Any) -> int:
+  return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+
+
+def main() -> int:
+  """Prints the table; returns 1 if something must not be as it is."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.tpu_compile",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  configs = ",".join(sorted(glob.glob("configs/net*.py")))
+  parser.add_argument("--configs", default=configs, help="default: %(default)s")
+  parser.add_argument("--topologies", default=",".join(CHIPS), help="%(default)s")
+  flags = parser.parse_args()
+  print(
+    "| config | topology | arguments MiB | padded | temporary MiB | state donated | "
+    "GFLOP | traffic GB | floor s/epoch | problems |\n" + "|---" * 10 + "|"
+  )
+  failed = False
+  for path in flags.configs.split(","):
+    for topology in flags.topologies.split(","):
+      chip, epoch = CHIPS[topology], compile_epoch(path, topology)
+      problems = epoch.problems(chip)
+      failed |= bool(problems)
+      print(
+        f"| {path} | {topology} | {epoch.arguments / 2**20:,.0f} | "
+        f"{epoch.arguments / epoch.logical:.2f}x | {epoch.temporary / 2**20:,.0f} | "
+        f"{min(1, epoch.aliased / epoch.state):.0%} | {epoch.flops / 1e9:,.0f} | "
+        f"{epoch.traffic / 1e9:,.0f} | {epoch.seconds(chip):.2f} | "
+        f"{'; '.join(problems) or 'none'} |",
+        flush=True,
+      )
+  return 1 if failed else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

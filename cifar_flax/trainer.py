@@ -1,0 +1,226 @@
+"""A run in memory: data and state on the devices, an epoch or evaluation at a time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cifar_flax import run_directory, steps
+from cifar_flax.config import Config
+from cifar_flax.data import batches, datasets
+from cifar_flax.errors import Diverged, UserError
+
+# Steps in one call to the device where the config leaves it open: a few on a CPU,
+# where a step takes a large part of a second, an epoch elsewhere.
+STEPS_PER_DISPATCH = {"cpu": 8}
+# About as long a call may take: what wants to stop a run waits for its end.
+SECONDS_PER_DISPATCH = 2.0
+
+
+class Pace:
+  """How many steps the next call to the devices makes.
+
+  One step first, as it compiles, and what can go wrong does so at once; one more to
+  see how long a step takes; then as many as `SECONDS_PER_DISPATCH` allows.
+
+  Attributes:
+    most: steps of a call.
+  """
+
+  def __init__(self, most: int):
+    self.most = most
+    self._calls, self._seconds_per_step = 0, float("inf")
+
+  def steps(self) -> int:
+    """At least one."""
+    allowed = SECONDS_PER_DISPATCH / max(self._seconds_per_step, 1e-9)
+    return max(1, int(min(allowed, self.most)))
+
+  def took(self, num_steps: int, seconds: float) -> None:
+    """What a call took."""
+    if self._calls:
+      self._seconds_per_step = seconds / num_steps
+    self._calls += 1
+
+
+class Trainer:
+  """A run in memory.
+
+  Attributes:
+    config: of the run.
+    devices: that it runs on, over all processes.
+    dataset: images and labels, on the host.
+    program: the network and its compiled steps.
+    state: on every device alike.
+    history: a row for each finished epoch, as in `metrics.jsonl`.
+  """
+
+  def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
+    """Loads the data and makes the state before the first step.
+
+    Args:
+      config: of the run.
+      devices: to run on; all there are by default.
+
+    Raises:
+      UserError: the data are not to be had.
+    """
+    self.config = config
+    self.devices = list(jax.devices() if devices is None else devices)
+    self.dataset = datasets.load(config.data)
+    num_examples = len(self.dataset.train.labels)
+    num_classes = len(self.dataset.info.class_names)
+    self.program = steps.Program(config, self.devices, num_classes, num_examples)
+    image_shape = self.dataset.train.images.shape[1:]
+    self.state = steps.create_state(
+      config, self.program.network, self.program.tx, image_shape
+    )
+    self.history: list[dict[str, Any]] = []
+    self._paces: dict[str, Pace] = {}
+    self._train, self._eval = (
+      steps.replicate((split.images, split.labels), self.devices)
+      for split in (self.dataset.train, self.dataset.eval)
+    )
+
+  def restore(
+    self,
+    content: dict[str, Any] | None,
+    free_keys: Sequence[str] = run_directory.FREE_KEYS,
+  ) -> None:
+    """Takes the state and history of a checkpoint, if there is one, to the devices.
+
+    Args:
+      content: of the checkpoint file.
+      free_keys: of the config, that may differ from the checkpoint's.
+
+    Raises:
+      UserError: it belongs to another run.
+    """
+    if content is not None:
+      info = self.dataset.info
+      self.state = run_directory.resume(
+        content, self.config, info, self.state, free_keys
+      )
+      self.history = run_directory.history_of(content)
+    self.state = steps.replicate(self.state, self.devices)
+
+  def snapshot(self) -> bytes:
+    """The bytes of a checkpoint file."""
+    return run_directory.snapshot(
+      self.state, self.config, self.dataset.info, self.history
+    )
+
+  def parameters(self) -> tuple[int, int]:
+    """Number of parameters: in total, moving averages included; trainable."""
+    trainable, averages = (
+      sum(leaf.size for leaf in jax.tree.leaves(tree))
+      for tree in (self.state.params, self.state.batch_stats)
+    )
+    return trainable + averages, trainable
+
+  def train_epoch(self, progress: Callable[[int], None]) -> dict[str, float]:
+    """Makes the updates that are left of the epoch after those in `history`.
+
+    Args:
+      progress: called after every dispatch with the steps made in this epoch.
+
+    Returns:
+      Mean loss and accuracy of the epoch's batches, as they were trained on.
+
+    Raises:
+      Diverged: a loss or a parameter is not finite.
+    """
+    program, config = self.program, self.config
+    epoch, made = len(self.history), self.steps_into_epoch()
+    images, labels = self._train
+    indices = batches.train_indices(
+      config.seed, epoch, len(labels), config.batch_size, len(self.devices)
+    )
+    for count, piece in self._dispatches("train", made, indices):
+      self.state = program.train_steps(self.state, images, labels, count, *piece)
+      self._check_finite()
+      made += int(count)
+      progress(made)
+    return self.state.metrics.means()
+
+  def steps_into_epoch(self) -> int:
+    """Updates made since the last epoch in `history`: up to all of an epoch's."""
+    return int(self.state.step) - len(self.history) * self.program.steps_per_epoch
+
+  def _check_finite(self) -> None:
+    """Waits for the devices."""
+    step, finite = int(self.state.step), int(self.state.finite_step)
+    if finite < step:
+      rate = float(self.program.schedule(finite))
+      epoch = len(self.history) + 1
+      raise Diverged(
+        f"diverged: the loss or a parameter is not finite after step {finite + 1} "
+        f"(epoch {epoch}, learning rate {rate:g}); "
+        f"the last finite step is {finite}; try a lower config.schedule.learning_rate"
+      )
+
+  def evaluate(self, progress: Callable[[int, int, steps.Metrics], None] | None = None):
+    """Loss and accuracy on the evaluation split, every image counted once.
+
+    Args:
+      progress: called after every dispatch with the steps made, their number and the
+        sums so far.
+
+    Returns:
+      Mean loss and accuracy.
+    """
+    images, labels = self._eval
+    size = min(self.config.eval_batch_size, len(labels))
+    indices, mask = batches.eval_indices(len(labels), size, len(self.devices))
+    variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+    variables = self.state.ema or variables
+    sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
+    for count, piece in self._dispatches("evaluate", 0, indices, mask):
+      sums = self.program.eval_steps(sums, variables, images, labels, count, *piece)
+      made += int(count)
+      jax.block_until_ready(sums)
+      if progress is not None:
+        progress(made, indices.shape[1], sums)
+    return sums.means()
+
+  def _dispatches(
+    self, phase: str, first: int, *arrays: np.ndarray
+  ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
+    """Cuts [devices, steps, batch] arrays into pieces of one shape, filled up with 0.
+
+    Args:
+      phase: "train" or "evaluate"; each has its own pace.
+      first: the step to begin with.
+      *arrays: over all devices.
+
+    Yields:
+      The number of steps that count, and a piece of each array, for this process's
+      devices: [devices, steps per dispatch, batch].
+    """
+    mine = np.asarray([d.process_index == jax.process_index() for d in self.devices])
+    num_steps: int = arrays[0].shape[1]
+    platform = self.devices[0].platform
+    size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
+    pace = self._paces.setdefault(phase, Pace(min(size, num_steps)))
+    while first < num_steps:
+      count = min(pace.steps(), num_steps - first)
+      if phase == "train" and (interval := self.config.checkpoint.every_steps):
+        count = min(count, interval - int(self.state.step) % interval)
+      padding = [(0, 0), (0, pace.most - count), (0, 0)]
+      pieces = [np.pad(array[mine, first : first + count], padding) for array in arrays]
+      began = time.monotonic()
+      yield np.int32(count), pieces
+      pace.took(count, time.monotonic() - began)
+      first += count
+
+
+def check_divisible(batch_size: int, num_devices: int) -> None:
+  """Raises UserError if the devices can't share a batch equally."""
+  if batch_size % num_devices:
+    near = max(1, round(batch_size / num_devices)) * num_devices
+    raise UserError(
+      f"config.batch_size={batch_size}: must be divisible by the {num_devices} "
+      f"devices; {near} is"
+    )

@@ -1,0 +1,78 @@
+"""Kills, damages and starves small runs, and says what was lost.
+
+make stress KILLS=20 ONLY=kills,damage OUTPUT=stress.md
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+from stress import devices, files, processes, stops
+from stress.lab import Lab, Row
+
+EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
+  "signals": stops.signals,
+  "damage": files.damage,
+  "full_disk": files.full_disk,
+  "no_quota": files.no_quota,
+  "two_writers": files.two_writers,
+  "another_config": files.another_config,
+  "divergence": stops.divergence,
+  "untrusted": files.untrusted,
+  "same_seed": devices.same_seed,
+  "numbers_of_devices": devices.numbers_of_devices,
+  "restored_on_others": devices.restored_on_others,
+  "exact_evaluation": devices.exact_evaluation,
+  "two_processes": processes.two_processes,
+}
+
+
+def main() -> int:
+  """Runs the experiments; returns 1 if one of them found what must not be."""
+  parser = argparse.ArgumentParser(prog="python -m stress", description=__doc__)
+  parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
+  names = ["kills", *EXPERIMENTS]
+  parser.add_argument("--only", default=",".join(names), help="default: all")
+  parser.add_argument("--output", help="Markdown file for the table")
+  flags = parser.parse_args()
+  chosen = flags.only.split(",")
+  if unknown := set(chosen) - set(names):
+    parser.error(f"--only: {', '.join(sorted(unknown))}: must be of {', '.join(names)}")
+  experiments = EXPERIMENTS | {"kills": lambda lab: stops.kills(lab, flags.kills)}
+  lines = [*_header(), "| what was done | times | what was found | as it must be |"]
+  lines += ["|---|---|---|---|"]
+  print("\n".join(lines), flush=True)
+  failed = 0
+  with tempfile.TemporaryDirectory(prefix="stress") as folder:
+    lab = Lab(pathlib.Path(folder))
+    for name in chosen:
+      for row in experiments[name](lab):
+        found = row.found.replace(folder, "").replace("|", "/")
+        verdict = "yes" if row.passed else "NO"
+        lines.append(f"| {row.what} | {row.times} | {found} | {verdict} |")
+        failed += not row.passed
+        print(lines[-1], flush=True)
+        if flags.output:
+          pathlib.Path(flags.output).write_text("\n".join(lines) + "\n")
+  return 1 if failed else 0
+
+
+def _header() -> list[str]:
+  from cifar_flax import run_directory
+
+  versions = run_directory.versions()
+  known = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax"))
+  when = time.strftime("%Y-%m-%d", time.gmtime())
+  return [f"{when}, {os.cpu_count()} cores ({platform.machine()}), {known}", ""]
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,101 @@
+"""The same run again, on any number of devices, and an evaluation that counts exactly.
+
+Runs in this process, which has eight virtual devices.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from cifar_flax import checkpoints as library
+from cifar_flax import main
+from cifar_flax.trainer import Trainer
+from stress.lab import Lab, Row, checkpoints, outcome, rows
+
+COUNTS = (1, 2, 4, 8)
+EVAL_BATCH_SIZES = (1, 7, 64, 100, 128, 333, 512)
+
+
+def same_seed(lab: Lab) -> list[Row]:
+  """Two runs of one command, and one of another seed."""
+  found = []
+  for name, seed in (("first", "0"), ("second", "0"), ("third", "1")):
+    lab.complete(workdir := lab.new(name), seed=seed)
+    found.append(outcome(workdir))
+  good = found[0] == found[1] and found[0][0] != found[2][0]
+  return [Row("the same seed", 2, "equal bytes; another seed's differ", good)]
+
+
+def numbers_of_devices(lab: Lab) -> list[Row]:
+  """108 steps on 1, 2, 4 and 8 devices: rounding alone tells them apart."""
+  found = []
+  for dtype, limit in (("float64", 1e-9), ("float32", np.inf)):
+    states, correct = [], []
+    for count in COUNTS:
+      workdir = lab.new(f"devices{count}")
+      lab.complete(workdir, count, num_epochs="9", model__dtype=dtype)
+      states.append(library.read(checkpoints(workdir)[0])["state"])
+      correct.append(round(500 * rows(workdir)[-1]["eval_accuracy"]))
+    largest = max(_difference(states[0], state) for state in states[1:])
+    good = largest <= limit and (dtype == "float32" or len(set(correct)) == 1)
+    text = f"max |a - b| / max(1, max |tensor|) = {largest:.1e}; {correct} of 500 right"
+    found.append(Row(f"1, 2, 4, 8 devices, {dtype}, 108 steps", 4, text, good))
+  return found
+
+
+def _difference(one: Any, other: Any) -> float:
+  """Of everything but the metrics, which are sums in float32."""
+  one, other = ({**state, "metrics": {}} for state in (one, other))
+
+  def of_leaf(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(
+      np.max(np.abs(a - b), initial=0) / max(1, np.max(np.abs(a), initial=0))
+    )
+
+  return max(jax.tree.leaves(jax.tree.map(of_leaf, one, other)))
+
+
+def restored_on_others(lab: Lab) -> list[Row]:
+  """Saved on eight devices, restored on 1, 2, 4 and 8."""
+  lab.complete(workdir := lab.new("eight"), 8, num_epochs="2")
+  content = library.read(checkpoints(workdir)[0])
+  good = True
+  for count in COUNTS:
+    trainer = _trainer(lab, workdir, count)
+    trainer.restore(content)
+    state = jax.tree.leaves(jax.device_get(trainer.state))
+    saved = jax.tree.leaves(content["state"])
+    pairs = zip(saved, state, strict=True)
+    good &= all(np.array_equal(a, b) for a, b in pairs)
+    trainer.train_epoch(lambda made: None)
+    copy = lab.new("elsewhere")
+    shutil.copytree(workdir, copy)
+    lab.complete(copy, count, num_epochs="4")
+    good &= len(rows(copy)) == 4
+  return [Row("saved on 8, restored on 1, 2, 4, 8", 4, "bit-equal, and goes on", good)]
+
+
+def exact_evaluation(lab: Lab) -> list[Row]:
+  """Batch sizes and devices that do and do not divide 10,000 images."""
+  lab.complete(workdir := lab.new("evaluated"))
+  content = library.read(checkpoints(workdir)[0])
+  counts = {}
+  for devices in COUNTS:
+    for size in EVAL_BATCH_SIZES:
+      changed = {"eval_batch_size": str(size), "data__eval_split": "train[:10000]"}
+      trainer = _trainer(lab, workdir, devices, **changed)
+      trainer.restore(content, ("data.eval_split", "eval_batch_size"))
+      counts[size, devices] = round(1e4 * trainer.evaluate()["accuracy"], 2)
+  found = sorted(set(counts.values()))
+  text = f"{', '.join(map(str, found))} of 10,000 right"
+  return [Row("batches of 1 to 512 on 1 to 8 devices", 28, text, len(found) == 1)]
+
+
+def _trainer(lab: Lab, workdir: pathlib.Path, count: int, **changed: str) -> Trainer:
+  config, _, _ = main.parse(lab.command(workdir, **changed)[3:])
+  config.data.data_dir = lab.environment["TFDS_DATA_DIR"]
+  return Trainer(config, jax.devices()[:count])

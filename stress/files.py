@@ -1,0 +1,203 @@
+"""Damaged checkpoints, disks that refuse, a second writer, another config."""
+
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from stress.lab import ROOT, Lab, Row, checkpoints, outcome, rows, state_hash
+
+DAMAGES: dict[str, Callable[[pathlib.Path], object]] = {
+  "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+  "emptied": lambda path: os.truncate(path, 0),
+  "a bit flipped": lambda path: _flip(path),
+  "removed": lambda path: path.unlink(),
+}
+
+
+def _flip(path: pathlib.Path) -> None:
+  data = bytearray(path.read_bytes())
+  data[len(data) // 3] ^= 4
+  path.write_bytes(data)
+
+
+def damage(lab: Lab) -> list[Row]:
+  """Of the newest checkpoint, and of all."""
+  lab.complete(reference := lab.new("unbroken"))
+  expected, found = outcome(reference), []
+  for name, harm in DAMAGES.items():
+    lab.complete(workdir := lab.new("damaged"), num_epochs="4")
+    harm(checkpoints(workdir)[0])
+    (workdir / "summary.json").unlink()
+    code, error = lab.finish(lab.command(workdir))
+    said = [line for line in error.splitlines() if "trying the one before" in line]
+    good = code == 0 and outcome(workdir) == expected
+    good &= len(said) == (0 if name == "removed" else 1)
+    text = f"{'; '.join(said)[-70:] or 'the one before taken'}; then bit-equal"
+    found.append(Row(f"newest checkpoint {name}", 1, text, good))
+    for path in checkpoints(workdir):
+      harm(path)
+    (workdir / "summary.json").unlink()
+    code, error = lab.finish(lab.command(workdir))
+    last = error.strip().splitlines()[-1]
+    good = code == 2 and last.startswith("error:")
+    found.append(Row(f"all checkpoints {name}", 1, f"exit code 2: {last[-70:]}", good))
+  return found
+
+
+def full_disk(lab: Lab, sizes: int = 12) -> list[Row]:
+  """Files may grow to one size after the other, from nothing to more than needed."""
+  lab.complete(reference := lab.new("unbroken"))
+  expected, largest = outcome(reference), checkpoints(reference)[0].stat().st_size
+  problems, refused = [], 0
+  limits = [0, 10, 100, 1000, 5000, *(largest * i // sizes for i in range(1, sizes))]
+  for limit in limits:
+    workdir = lab.new("full")
+    lab.complete(workdir, num_epochs="1")
+    before = {path.name: state_hash(path) for path in checkpoints(workdir)}
+
+    def shrink(limit: int = limit) -> None:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    code, error = lab.finish(lab.command(workdir), preexec_fn=shrink)
+    last = (error.strip().splitlines() or [""])[-1]
+    refused += code != 0
+    if code == 0 or str(workdir) not in last or "Traceback" in error:
+      problems.append(f"limit {limit}: exit code {code}: {last}")
+    left = {path.name: state_hash(path) for path in checkpoints(workdir)}
+    if not before.items() <= left.items():
+      problems.append(f"limit {limit}: an earlier checkpoint is gone")
+    lab.complete(workdir)
+    if outcome(workdir) != expected:
+      problems.append(f"limit {limit}: another result afterwards")
+  text = f"{refused} times a line with the path, exit code 1; then bit-equal"
+  text = problems[0] if problems else text
+  return [Row("file size limits, at each write", len(limits), text, not problems)]
+
+
+def no_quota(lab: Lab) -> list[Row]:
+  """EDQUOT and EROFS from every way to open or write a file of the run directory."""
+  found = []
+  for name in ("EDQUOT", "EROFS", "ENOSPC"):
+    problems = []
+    for call in ("open", "fsync", "replace"):
+      workdir = lab.new("refused")
+      program = _REFUSE.format(name=name, call=call, folder=str(workdir))
+      command = lab.command(workdir)
+      command[1:3] = ["-c", program]
+      code, error = lab.finish(command)
+      last = (error.strip().splitlines() or [""])[-1]
+      if code != 1 or str(workdir) not in last or "Traceback" in error:
+        problems.append(f"{call}: exit code {code}: {last}")
+    text = problems[0] if problems else "a line with the path, exit code 1"
+    found.append(Row(f"{name} from open, fsync, replace", 3, text, not problems))
+  return found
+
+
+_REFUSE = """
+import errno, os, sys, builtins
+from cifar_flax import main
+original, opened = os.{call}, builtins.open
+count = 0
+def refuse(path, *args, **kwargs):
+  global count
+  name = os.readlink(f"/proc/self/fd/{{path}}") if type(path) is int else str(path)
+  if "checkpoints" in name and "{folder}" in name:
+    raise OSError(errno.{name}, os.strerror(errno.{name}))
+  return original(path, *args, **kwargs)
+def refuse_open(path, mode="r", *args, **kwargs):
+  if "w" in mode and "checkpoints" in str(path) and "{folder}" in str(path):
+    raise OSError(errno.{name}, os.strerror(errno.{name}))
+  return opened(path, mode, *args, **kwargs)
+if "{call}" == "open":
+  builtins.open = refuse_open
+else:
+  os.{call} = refuse
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def two_writers(lab: Lab) -> list[Row]:
+  """A second process in the same run directory."""
+  workdir = lab.new("shared")
+  first = lab.start(lab.command(workdir))
+  lab.wait_for(first, "first step")
+  began = time.monotonic()
+  code, error = lab.finish(lab.command(workdir))
+  seconds = time.monotonic() - began
+  good = code == 2 and f"process {first.pid} on " in error and seconds < 2
+  first.kill()
+  first.communicate()
+  text = f"{error.strip()[:100]}... after {seconds:.1f} s"
+  found = [Row("a second writer", 1, text, good)]
+  code, _ = lab.finish(lab.command(workdir))
+  found.append(Row("its owner killed", 1, f"goes on, exit code {code}", code == 0))
+  for age, wanted in ((30, 2), (90, 0)):
+    lab.complete(workdir, num_epochs="1") if not workdir.exists() else None
+    lock = workdir / "lock"
+    lock.write_text('{"pid": 7, "host": "another-host"}')
+    os.utime(lock, (time.time() - age,) * 2)
+    code, error = lab.finish(lab.command(workdir))
+    text = f"exit code {code}" + (f": {error.strip()[:80]}..." if code else "")
+    what = f"another host's, last sign of life {age} s ago"
+    found.append(Row(what, 1, text, code == wanted))
+  return found
+
+
+REFUSED = {
+  "seed": "1",
+  "model.ops": "lax",
+  "model.dtype": "bfloat16",
+  "model.convolution": "plain",
+  "batch_size": "32",
+  "optimizer.name": "sgd",
+  "schedule.learning_rate": "0.02",
+  "augmentation.flip": "false",
+  "data.train_split": "train[:640]",
+  "ema_decay": "0.5",
+  "num_epochs": "9",
+}
+TAKEN = {
+  "eval_batch_size": "77",
+  "steps_per_dispatch": "3",
+  "checkpoint.keep": "1",
+  "checkpoint.every_steps": "7",
+  "checkpoint.min_seconds": "5",
+}
+
+
+def another_config(lab: Lab) -> list[Row]:
+  """In the same run directory: what changes the numbers, and what doesn't."""
+  lab.complete(workdir := lab.new("other"))
+  before, problems = outcome(workdir), []
+  for key, value in REFUSED.items():
+    code, error = lab.finish(lab.command(workdir, **{key.replace(".", "__"): value}))
+    if code != 2 or f"config.{key}=" not in error:
+      problems.append(f"{key}: exit code {code}: {error[-100:]}")
+  if outcome(workdir) != before:
+    problems.append("the run directory has changed")
+  text = problems[0] if problems else "each refused and named"
+  found = [Row("keys that change the numbers", len(REFUSED), text, not problems)]
+  problems = []
+  for key, value in TAKEN.items():
+    code, error = lab.finish(lab.command(workdir, **{key.replace(".", "__"): value}))
+    problems += [f"{key}: {error[-100:]}"] if code else []
+  staircase = "staircase"  # its rate at a step does not depend on the epochs
+  lab.complete(workdir := lab.new("longer"), num_epochs="2", schedule__name=staircase)
+  lab.complete(workdir, num_epochs="3", schedule__name=staircase)
+  problems += [] if len(rows(workdir)) == 3 else ["more epochs: not made"]
+  text = problems[0] if problems else "each taken"
+  found.append(Row("keys that don't", len(TAKEN) + 1, text, not problems))
+  return found
+
+
+def untrusted(lab: Lab) -> list[Row]:
+  """The tests that hand over archives, caches and checkpoints meant to do harm."""
+  chosen = "untrusted or harm or outside or pickle or escape or link"
+  command = [sys.executable, "-m", "pytest", "-q", "-k", chosen, "tests"]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  text = done.stdout.strip().splitlines()[-1]
+  return [Row("files meant to do harm (tests)", 1, text, done.returncode == 0)]

@@ -1,0 +1,51 @@
+"""Two processes on one machine: the same run, and none that waits for the dead."""
+
+import socket
+import subprocess
+import time
+
+from stress.lab import Lab, Row, outcome
+
+
+def two_processes(lab: Lab) -> list[Row]:
+  """Four devices each, against one process with eight; then one is killed."""
+  lab.complete(reference := lab.new("one"), 8)
+  started = _start(lab, workdir := lab.new("two"))
+  codes = [_wait(process) for process in started]
+  equal = outcome(workdir) == outcome(reference)
+  text = f"exit codes {[code for code, _ in codes]}, " + (
+    "bit-equal" * equal or "other"
+  )
+  good = equal and all(code == 0 for code, _ in codes)
+  return [
+    Row("2 processes x 4 devices and 1 x 8", 1, text, good),
+    *(_one_dies(lab, which) for which in (0, 1)),
+  ]
+
+
+def _one_dies(lab: Lab, which: int) -> Row:
+  processes = _start(lab, lab.new("widowed"), num_epochs="400")
+  lab.wait_for(processes[0], "epoch 1/")
+  processes[which].kill()
+  began = time.monotonic()
+  code, error = _wait(processes[1 - which])
+  seconds = time.monotonic() - began
+  last = (error.strip().splitlines() or [""])[-1]
+  good = code != 0 and seconds < 60 and last.startswith("error: another process")
+  processes[which].communicate()
+  text = f"the other: exit code {code} after {seconds:.0f} s: {last[:60]}..."
+  return Row(f"process {which} killed", 1, text, good)
+
+
+def _start(lab: Lab, workdir, **changed: str) -> list[subprocess.Popen]:
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  command = lab.command(workdir, **changed)
+  where = [f"--distributed=127.0.0.1:{port},2,{index}" for index in range(2)]
+  return [lab.start([*command, flag], devices=4) for flag in where]
+
+
+def _wait(process: subprocess.Popen) -> tuple[int, str]:
+  error = process.communicate(timeout=300)[1]
+  return process.returncode, error

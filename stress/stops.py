@@ -1,0 +1,131 @@
+"""Killed at any instant, told to stop, diverged."""
+
+import pathlib
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from cifar_flax.checkpoints import read
+from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of
+
+# In what it says, the beginning of a phase: of a run that prints lines.
+PHASES = ("first step", "epoch 1/", "epoch 2/")
+
+
+def kills(lab: Lab, count: int, seed: int = 0) -> list[Row]:
+  """SIGKILL at uniformly random times, the same command again, until done."""
+  random.seed(seed)
+  rows_found = []
+  for name, changed in (
+    ("", {}),
+    (", saved every 5 steps", {"checkpoint__every_steps": "5"}),
+  ):
+    seconds = seconds_of(lab, reference := lab.new("unbroken"))
+    expected = outcome(reference)
+    made = runs = 0
+    problems: list[str] = []
+    while made < count // 2:
+      workdir = lab.new("killed")
+      command = lab.command(workdir, **changed)
+      while kill(lab.start(command), random.uniform(0, seconds)):
+        made += 1
+        problems += _unreadable(workdir)
+      runs += 1
+      if outcome(workdir) != expected:
+        problems.append("another result than the unbroken run's")
+    found = f"{runs} runs to their end, {len(problems)} problems"
+    found += f": {problems[0]}" if problems else ", all bit-equal to the unbroken one"
+    rows_found.append(Row(f"SIGKILL{name}", made, found, not problems))
+  return rows_found
+
+
+def _unreadable(workdir: pathlib.Path) -> list[str]:
+  """What is not whole in a run directory."""
+  problems = []
+  try:
+    rows(workdir)
+    for path in checkpoints(workdir):
+      read(path)
+  except Exception as error:  # whatever it is, it is what we are looking for
+    problems.append(f"{type(error).__name__}: {error}")
+  return problems
+
+
+def signals(lab: Lab) -> list[Row]:
+  """SIGTERM and Ctrl-C in every phase, and twice."""
+  lab.complete(reference := lab.new("unbroken"))
+  expected = outcome(reference)
+  found = []
+  for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for phase, wait in _phases(lab).items():
+      workdir = lab.new("signalled")
+      process = lab.start(lab.command(workdir))
+      wait(process)
+      seconds = _stop(process, number)
+      at_once = phase in ("importing", "loading")
+      good = process.returncode in ((code, -number) if at_once else (code,))
+      good &= seconds < (2 if at_once else 10)
+      lab.complete(workdir)
+      good &= outcome(workdir) == expected
+      text = f"exit code {_shell(process)} after {seconds:.1f} s; then bit-equal"
+      found.append(Row(f"{number.name} {phase}", 1, text, good))
+  workdir = lab.new("signalled")
+  process = lab.start(lab.command(workdir))
+  lab.wait_for(process, PHASES[0])
+  process.send_signal(signal.SIGTERM)
+  seconds = _stop(process, signal.SIGTERM)
+  lab.complete(workdir)
+  good = seconds < 2 and outcome(workdir) == expected
+  text = f"exit code {_shell(process)} after {seconds:.1f} s; then bit-equal"
+  found.append(Row("SIGTERM twice", 1, text, good))
+  return found
+
+
+def _phases(lab: Lab) -> dict[str, Callable[[subprocess.Popen], object]]:
+  return {
+    "importing": lambda process: time.sleep(0.8),
+    "loading": lambda process: time.sleep(2.0),
+    "in the first steps": lambda process: lab.wait_for(process, PHASES[0]),
+    "after an epoch": lambda process: lab.wait_for(process, PHASES[1]),
+    "after two": lambda process: lab.wait_for(process, PHASES[2]),
+  }
+
+
+def _stop(process: subprocess.Popen, number: int) -> float:
+  began = time.monotonic()
+  process.send_signal(number)
+  process.communicate(timeout=60)
+  return time.monotonic() - began
+
+
+def _shell(process: subprocess.Popen) -> int:
+  """The exit code as a shell gives it."""
+  code = process.returncode
+  return 128 - code if code < 0 else code
+
+
+def divergence(lab: Lab) -> list[Row]:
+  """A learning rate that no network survives."""
+  workdir = lab.new("diverged")
+  extreme = {
+    "schedule__name": "constant",
+    "schedule__learning_rate": "100",
+    "optimizer__name": "sgd",
+    "optimizer__weight_decay": "1",
+  }
+  code, error = lab.finish(lab.command(workdir, **extreme))
+  last = error.strip().splitlines()[-1]
+  words = ("diverged", "step", "learning rate 100", "last finite step")
+  good = code == 1 and all(word in last for word in words)
+  good &= all(not _has_nan(path) for path in checkpoints(workdir))
+  return [Row("learning rate 100", 1, f"exit code {code}: {last}", good)]
+
+
+def _has_nan(path: pathlib.Path) -> bool:
+  import jax
+  import numpy as np
+
+  leaves = jax.tree.leaves(read(path)["state"])
+  return not all(np.isfinite(leaf).all() for leaf in leaves)

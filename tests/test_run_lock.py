@@ -1,0 +1,84 @@
+"""One writer for a run directory, on this host and on others."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cifar_flax import run_lock
+from cifar_flax.errors import UserError
+
+HOLD = """
+import pathlib, sys, time
+from cifar_flax import run_lock
+with run_lock.hold(pathlib.Path(sys.argv[1])):
+  print("held", flush=True)
+  time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  command = [sys.executable, "-c", HOLD, str(tmp_path)]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+
+
+def test_the_owner_is_named_and_does_not_block_once_it_is_dead(tmp_path, holder):
+  for attempt in (run_lock.check, lambda folder: run_lock.hold(folder).__enter__()):
+    with pytest.raises(UserError, match=f"{tmp_path}: process {holder.pid} on "):
+      attempt(tmp_path)
+  holder.kill()
+  holder.wait()
+  run_lock.check(tmp_path)
+  with run_lock.hold(tmp_path):
+    pass
+
+
+def test_it_can_be_held_again_and_again(tmp_path):
+  for _ in range(2):
+    with run_lock.hold(tmp_path / "made"), pytest.raises(UserError):
+      run_lock.check(tmp_path / "made")
+    run_lock.check(tmp_path / "made")
+
+
+def test_looking_makes_nothing(tmp_path):
+  run_lock.check(tmp_path / "absent")
+  run_lock.check(tmp_path)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("age", "dead"), [(0, False), (55, False), (65, True)])
+def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(tmp_path, age, dead):
+  lock = tmp_path / run_lock.FILE
+  lock.write_text('{"pid": 7, "host": "elsewhere"}')
+  os.utime(lock, (time.time() - age,) * 2)
+  if dead:
+    with run_lock.hold(tmp_path):
+      pass
+  else:
+    with pytest.raises(UserError, match=f"process 7 on elsewhere .* life {age}"):
+      run_lock.check(tmp_path)
+
+
+def test_the_heart_beats(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.01)
+  with run_lock.hold(tmp_path):
+    lock = tmp_path / run_lock.FILE
+    os.utime(lock, (0, 0))
+    deadline = time.monotonic() + 10
+    while lock.stat().st_mtime == 0 and time.monotonic() < deadline:
+      time.sleep(0.01)
+    assert time.time() - lock.stat().st_mtime < 60
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"host": 3}', "\x00" * 5000])
+def test_a_lock_file_that_says_nonsense_is_no_owner(tmp_path, content):
+  (tmp_path / run_lock.FILE).write_text(content)
+  os.utime(tmp_path / run_lock.FILE, (0, 0))
+  with run_lock.hold(tmp_path):
+    pass
