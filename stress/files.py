@@ -56,7 +56,7 @@ def full_disk(lab: Lab, sizes: int = 12) -> list[Row]:
   limits = [0, 10, 100, 1000, 5000, *(largest * i // sizes for i in range(1, sizes))]
   for limit in limits:
     workdir = lab.new("full")
-    lab.complete(workdir, num_epochs="1")
+    lab.begin(workdir)
     before = {path.name: state_hash(path) for path in checkpoints(workdir)}
 
     def shrink(limit: int = limit) -> None:
@@ -136,7 +136,6 @@ def two_writers(lab: Lab) -> list[Row]:
   code, _ = lab.finish(lab.command(workdir))
   found.append(Row("its owner killed", 1, f"goes on, exit code {code}", code == 0))
   for age, wanted in ((30, 2), (90, 0)):
-    lab.complete(workdir, num_epochs="1") if not workdir.exists() else None
     lock = workdir / "lock"
     lock.write_text('{"pid": 7, "host": "another-host"}')
     os.utime(lock, (time.time() - age,) * 2)

@@ -105,6 +105,13 @@ class Lab:
     if code:
       raise RuntimeError(f"exit code {code}: {error[-1000:]}")
 
+  def begin(self, workdir: pathlib.Path) -> None:
+    """Runs for an epoch and a bit, and saves."""
+    process = self.start(self.command(workdir))
+    self.wait_for(process, "epoch 1/")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
   def wait_for(self, process: subprocess.Popen, text: str) -> str:
     """Reads standard error until a line holds `text`; the line."""
     assert process.stderr is not None
