@@ -220,19 +220,31 @@ def map_over_devices(
 ) -> Callable:
   """`jax.pmap`, its last `num_mapped` arguments split over devices, the others not."""
   num_replicated = len(inspect.signature(function).parameters) - num_mapped
-  mapped = jax.pmap(
-    function,
-    axis_name=AXIS,
-    in_axes=(None,) * num_replicated + (0,) * num_mapped,
-    out_axes=None,
-    devices=devices,
-    donate_argnums=donate,
-  )
   if not compiler_options:
-    return mapped
-  # `jax.pmap` takes no options, a jit around it does.
+    return jax.pmap(
+      function,
+      axis_name=AXIS,
+      in_axes=(None,) * num_replicated + (0,) * num_mapped,
+      out_axes=None,
+      devices=devices,
+      donate_argnums=donate,
+    )
+
+  # `jax.pmap` takes no options for the compiler. This is the same, and takes them.
+  def of_one_device(*arguments):
+    pieces = (piece[0] for piece in arguments[num_replicated:])
+    return function(*arguments[:num_replicated], *pieces)
+
   compiled = jax.jit(
-    mapped, donate_argnums=donate, compiler_options=dict(compiler_options)
+    jax.shard_map(
+      of_one_device,
+      mesh=_mesh(devices),
+      in_specs=(jax.P(),) * num_replicated + (jax.P(AXIS),) * num_mapped,
+      out_specs=jax.P(),
+      check_vma=False,
+    ),
+    donate_argnums=donate,
+    compiler_options=dict(compiler_options),
   )
   if jax.process_count() == 1:
     return compiled
