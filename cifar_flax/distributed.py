@@ -13,7 +13,7 @@ from typing import Any
 from cifar_flax.errors import UserError
 
 # A process that has not been heard of for so long is dead, and the others end.
-HEARTBEAT_SECONDS = 30
+DEAD_AFTER_SECONDS = 30
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -48,7 +48,11 @@ def initialize(text: str) -> None:
   options = parse(text)
   jax.config.update("jax_enable_preemption_service", False)  # signals are ours
   try:
-    jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
+    jax.distributed.initialize(
+      heartbeat_timeout_seconds=DEAD_AFTER_SECONDS,
+      shutdown_timeout_seconds=DEAD_AFTER_SECONDS,
+      **options,
+    )
   except (ValueError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"--distributed={text!r}: {reason}") from None

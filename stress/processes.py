@@ -25,7 +25,7 @@ def two_processes(lab: Lab) -> list[Row]:
 
 def _one_dies(lab: Lab, which: int) -> Row:
   processes = _start(lab, lab.new("widowed"), num_epochs="400")
-  lab.wait_for(processes[0], "epoch 1/")
+  lab.wait_for(processes[0], "first step")
   processes[which].kill()
   began = time.monotonic()
   code, error = _wait(processes[1 - which])
