@@ -57,6 +57,7 @@ OTHER_VALUES = {
   "schedule.minimum": "1e-5",
   "schedule.warmup_epochs": "2",
   "checkpoint.keep": "3",
+  "checkpoint.every_steps": 7,
   "checkpoint.min_seconds": "60",
 }
 
