@@ -67,6 +67,13 @@ def joined() -> bool:
   return _joined
 
 
+def is_loss(error: RuntimeError) -> bool:
+  """Whether an error may come of another process's end, and not of a bug of ours."""
+  import jax
+
+  return _joined and isinstance(error, jax.errors.JaxRuntimeError)
+
+
 def agreed(value: int) -> int:
   """The largest `value` that any process has; all of them must ask."""
   import jax

@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     code, line = 130, "interrupted: the same command goes on where it stopped"
   except RuntimeError as error:
-    if not distributed.joined():
+    if not distributed.is_loss(error):
       raise
     code = 1
     line = f"error: another process of this run has ended ({error}"[:200] + "); start "

@@ -41,18 +41,17 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
   path = workdir / FILE
   file = _acquire(path, os.O_RDWR | os.O_CREAT)
   ended = threading.Event()
+  beating = threading.Thread(target=_beat, args=(file, ended), daemon=True)
+  beating.start()
   try:
     owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
     with naming(path):
       os.ftruncate(file, 0)
       os.pwrite(file, owner.encode(), 0)
-    beating = threading.Thread(target=_beat, args=(file, ended), daemon=True)
-    beating.start()
     yield
-    ended.set()
-    beating.join()
   finally:
     ended.set()
+    beating.join()
     with contextlib.suppress(OSError):
       os.ftruncate(file, 0)
     os.close(file)

@@ -26,7 +26,6 @@ EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
   "two_writers": files.two_writers,
   "another_config": files.another_config,
   "divergence": stops.divergence,
-  "untrusted": files.untrusted,
   "same_seed": devices.same_seed,
   "numbers_of_devices": devices.numbers_of_devices,
   "restored_on_others": devices.restored_on_others,

@@ -13,7 +13,7 @@ import numpy as np
 from cifar_flax import checkpoints as library
 from cifar_flax import main
 from cifar_flax.trainer import Trainer
-from stress.lab import Lab, Row, checkpoints, outcome, rows
+from stress.lab import Lab, Row, checkpoints, outcome, rows, verdict
 
 COUNTS = (1, 2, 4, 8)
 EVAL_BATCH_SIZES = (1, 7, 64, 100, 128, 333, 512)
@@ -25,8 +25,9 @@ def same_seed(lab: Lab) -> list[Row]:
   for name, seed in (("first", "0"), ("second", "0"), ("third", "1")):
     lab.complete(workdir := lab.new(name), seed=seed)
     found.append(outcome(workdir))
-  good = found[0] == found[1] and found[0][0] != found[2][0]
-  return [Row("the same seed", 2, "equal bytes; another seed's differ", good)]
+  same, other = found[0] == found[1], found[0][0] == found[2][0]
+  text = f"{verdict(same)}; another seed's: {verdict(other)}"
+  return [Row("the same seed", 2, text, same and not other)]
 
 
 def numbers_of_devices(lab: Lab) -> list[Row]:
@@ -61,22 +62,25 @@ def _difference(one: Any, other: Any) -> float:
 
 def restored_on_others(lab: Lab) -> list[Row]:
   """Saved on eight devices, restored on 1, 2, 4 and 8."""
-  lab.complete(workdir := lab.new("eight"), 8, num_epochs="2")
+  staircase = "staircase"  # of which more epochs may be asked for
+  workdir = lab.new("eight")
+  lab.complete(workdir, 8, num_epochs="2", schedule__name=staircase)
   content = library.read(checkpoints(workdir)[0])
-  good = True
+  same = longer = True
   for count in COUNTS:
-    trainer = _trainer(lab, workdir, count)
+    trainer = _trainer(lab, workdir, count, num_epochs="2", schedule__name=staircase)
     trainer.restore(content)
     state = jax.tree.leaves(jax.device_get(trainer.state))
     saved = jax.tree.leaves(content["state"])
     pairs = zip(saved, state, strict=True)
-    good &= all(np.array_equal(a, b) for a, b in pairs)
+    same &= all(np.array_equal(a, b) for a, b in pairs)
     trainer.train_epoch(lambda made: None)
     copy = lab.new("elsewhere")
     shutil.copytree(workdir, copy)
-    lab.complete(copy, count, num_epochs="4")
-    good &= len(rows(copy)) == 4
-  return [Row("saved on 8, restored on 1, 2, 4, 8", 4, "bit-equal, and goes on", good)]
+    lab.complete(copy, count, num_epochs="4", schedule__name=staircase)
+    longer &= len(rows(copy)) == 4
+  text = f"{verdict(same)}; " + ("goes on" if longer else "does NOT go on")
+  return [Row("saved on 8, restored on 1, 2, 4, 8", 4, text, same and longer)]
 
 
 def exact_evaluation(lab: Lab) -> list[Row]:

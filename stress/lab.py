@@ -170,6 +170,11 @@ def outcome(workdir: pathlib.Path) -> tuple[str, list[dict[str, Any]]]:
   return state_hash(checkpoints(workdir)[0]), rows(workdir)
 
 
+def verdict(same: bool) -> str:
+  """In words."""
+  return "bit-equal" if same else "NOT the same"
+
+
 def seconds_of(lab: Lab, workdir: pathlib.Path) -> float:
   """How long a whole run takes, with the caches filled by one before it."""
   lab.complete(lab.new("warming"))

@@ -4,7 +4,7 @@ import socket
 import subprocess
 import time
 
-from stress.lab import Lab, Row, outcome
+from stress.lab import Lab, Row, outcome, verdict
 
 
 def two_processes(lab: Lab) -> list[Row]:
@@ -13,9 +13,7 @@ def two_processes(lab: Lab) -> list[Row]:
   started = _start(lab, workdir := lab.new("two"))
   codes = [_wait(process) for process in started]
   equal = outcome(workdir) == outcome(reference)
-  text = f"exit codes {[code for code, _ in codes]}, " + (
-    "bit-equal" * equal or "other"
-  )
+  text = f"exit codes {[code for code, _ in codes]}, {verdict(equal)}"
   good = equal and all(code == 0 for code, _ in codes)
   return [
     Row("2 processes x 4 devices and 1 x 8", 1, text, good),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from cifar_flax.checkpoints import read
-from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of
+from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of, verdict
 
 # In what it says, the beginning of a phase: of a run that prints lines.
 PHASES = ("first step", "epoch 1/", "epoch 2/")
@@ -68,8 +68,8 @@ def signals(lab: Lab) -> list[Row]:
       good = process.returncode in ((code, -number) if at_once else (code,))
       good &= seconds < (2 if at_once else 10)
       lab.complete(workdir)
-      good &= outcome(workdir) == expected
-      text = f"exit code {_shell(process)} after {seconds:.1f} s; then bit-equal"
+      good &= (same := outcome(workdir) == expected)
+      text = _ended(process, seconds, same)
       found.append(Row(f"{number.name} {phase}", 1, text, good))
   workdir = lab.new("signalled")
   process = lab.start(lab.command(workdir))
@@ -77,8 +77,8 @@ def signals(lab: Lab) -> list[Row]:
   process.send_signal(signal.SIGTERM)
   seconds = _stop(process, signal.SIGTERM)
   lab.complete(workdir)
-  good = seconds < 2 and outcome(workdir) == expected
-  text = f"exit code {_shell(process)} after {seconds:.1f} s; then bit-equal"
+  same = outcome(workdir) == expected
+  good, text = seconds < 2 and same, _ended(process, seconds, same)
   found.append(Row("SIGTERM twice", 1, text, good))
   return found
 
@@ -100,10 +100,10 @@ def _stop(process: subprocess.Popen, number: int) -> float:
   return time.monotonic() - began
 
 
-def _shell(process: subprocess.Popen) -> int:
-  """The exit code as a shell gives it."""
+def _ended(process: subprocess.Popen, seconds: float, same: bool) -> str:
   code = process.returncode
-  return 128 - code if code < 0 else code
+  code = 128 - code if code < 0 else code  # as a shell gives it
+  return f"exit code {code} after {seconds:.1f} s; then {verdict(same)}"
 
 
 def divergence(lab: Lab) -> list[Row]:

@@ -114,10 +114,10 @@ def _filter_gradient(gradient, x, kernel, window):
   wide = jnp.promote_types(x.dtype, jnp.float32)
 
   def add(total, chunk):
-    x, gradient = chunk
+    x, gradient = (array.astype(wide) for array in chunk)
     taps = convolve(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), swapped)
     # Rows and columns that a stride left over would count as further taps.
-    return total + taps[:, :height, :width].astype(wide), None
+    return total + taps[:, :height, :width], None
 
   chunks = [_chunks(array, math.gcd(len(x), _CHUNK)) for array in (x, gradient)]
   total = jnp.zeros((x.shape[3], height, width, kernel.shape[3]), wide)
