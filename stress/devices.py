@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import serialization
 
 from cifar_flax import checkpoints as library
 from cifar_flax import main
@@ -40,14 +41,14 @@ def numbers_of_devices(lab: Lab) -> list[Row]:
       lab.complete(workdir, count, num_epochs="9", model__dtype=dtype)
       states.append(library.read(checkpoints(workdir)[0])["state"])
       correct.append(round(500 * rows(workdir)[-1]["eval_accuracy"]))
-    largest = max(_difference(states[0], state) for state in states[1:])
+    largest = max(difference(states[0], state) for state in states[1:])
     good = largest <= limit and (dtype == "float32" or len(set(correct)) == 1)
     text = f"max |a - b| / max(1, max |tensor|) = {largest:.1e}; {correct} of 500 right"
     found.append(Row(f"1, 2, 4, 8 devices, {dtype}, 108 steps", 4, text, good))
   return found
 
 
-def _difference(one: Any, other: Any) -> float:
+def difference(one: Any, other: Any) -> float:
   """Of everything but the metrics, which are sums in float32."""
   one, other = ({**state, "metrics": {}} for state in (one, other))
 
@@ -70,7 +71,9 @@ def restored_on_others(lab: Lab) -> list[Row]:
   for count in COUNTS:
     trainer = _trainer(lab, workdir, count, num_epochs="2", schedule__name=staircase)
     trainer.restore(content)
-    state = jax.tree.leaves(jax.device_get(trainer.state))
+    # As a dictionary: its order of leaves is that of the file.
+    restored = serialization.to_state_dict(jax.device_get(trainer.state))
+    state = jax.tree.leaves(restored)
     saved = jax.tree.leaves(content["state"])
     pairs = zip(saved, state, strict=True)
     same &= all(np.array_equal(a, b) for a, b in pairs)
