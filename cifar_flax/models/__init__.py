@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cifar_flax import config as config_lib
 from cifar_flax import ops, registry
+from cifar_flax.models.layers import BatchNormReLU
 from cifar_flax.models.network import Network
 
 
@@ -43,7 +44,8 @@ def create(
     ),
     dense=partial(nn.Dense, kernel_init=kernel_init, **types),
     norm=partial(
-      nn.BatchNorm,
+      BatchNormReLU,
+      operation=operations.batch_norm_relu,
       momentum=config.batch_norm_momentum,
       epsilon=config.batch_norm_epsilon,
       axis_name=axis_name,

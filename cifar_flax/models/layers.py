@@ -1,29 +1,39 @@
 """The pieces between convolutions."""
 
 import zlib
+from collections.abc import Callable
 
 import flax.linen as nn
 
 from cifar_flax import ops
-from cifar_flax.convolutions import ModuleDef
 
 
-class BatchNormReLU(nn.Module):
+class BatchNormReLU(nn.BatchNorm):
   """relu(BatchNorm(x)): the "+" of the networks' drawings.
 
   Ioffe and Szegedy 2015, "Batch normalization". Two parameters and two moving
   averages a channel.
 
   Attributes:
-    norm: makes an `nn.BatchNorm`, with momentum, epsilon and axis name bound.
+    operation: `Operations.batch_norm_relu`, used in training.
   """
 
-  norm: ModuleDef
+  operation: Callable | None = None
 
-  @nn.compact
   def __call__(self, x):
     """Normalises `x` [batch, height, width, channels] per channel, then clips at 0."""
-    return nn.relu(self.norm(name="norm")(x))
+    if self.operation is None or self.use_running_average or self.is_initializing():
+      return nn.relu(super().__call__(x))
+    dtype = self.dtype or x.dtype
+    scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
+    y, *statistics = self.operation(
+      x.astype(dtype), scale, bias, self.epsilon, self.axis_name
+    )
+    for name, new in zip(("mean", "var"), statistics, strict=True):
+      average = self.get_variable("batch_stats", name)
+      average = self.momentum * average + (1 - self.momentum) * new
+      self.put_variable("batch_stats", name, average)
+    return y
 
 
 class Dropout(nn.Module):

@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 
 from cifar_flax.convolutions import ModuleDef
-from cifar_flax.models.layers import BatchNormReLU, Dropout
+from cifar_flax.models.layers import Dropout
 
 
 class Network(nn.Module, kw_only=True):
@@ -16,7 +16,7 @@ class Network(nn.Module, kw_only=True):
     num_classes: number of logits.
     conv: makes an `nn.Conv`, with dtype, initialisation and implementation bound.
     dense: makes an `nn.Dense`, likewise.
-    norm: makes an `nn.BatchNorm`, with momentum, epsilon and axis name bound.
+    norm: makes a `BatchNormReLU`, with momentum, epsilon and axis name bound.
     convolution: makes a `cifar_flax.convolutions.Convolution`: the type a config
       chose, for networks that leave it open.
     max_pool: halves height and width; an odd row or column is dropped.
@@ -35,8 +35,7 @@ class Network(nn.Module, kw_only=True):
 
   def batch_norm_relu(self, train: bool) -> ModuleDef:
     """Makes `BatchNormReLU`; in training with the statistics of the batch."""
-    norm = partial(self.norm, use_running_average=not train)
-    return partial(BatchNormReLU, norm=norm)
+    return partial(self.norm, use_running_average=not train)
 
   def dropout(self, noise, rate: float | None = None) -> Callable:
     """Returns a function that drops values of its argument; see `Dropout`."""

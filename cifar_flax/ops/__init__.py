@@ -11,6 +11,7 @@ from cifar_flax.ops import compiler
 from cifar_flax.ops.convolution import conv_general_dilated
 from cifar_flax.ops.dropout import dropout
 from cifar_flax.ops.hashing import hash_uint32, uniform
+from cifar_flax.ops.normalization import batch_norm_relu
 from cifar_flax.ops.pooling import max_pool, max_pool_lax
 
 __all__ = ["Operations", "dropout", "hash_uint32", "select", "uniform"]
@@ -24,17 +25,20 @@ class Operations(NamedTuple):
       that name of `flax.linen.Conv`.
     max_pool: (x `[batch, height, width, channels]`, window: int = 2) -> the largest of
       each non-overlapping window; an odd row or column left over is dropped.
+    batch_norm_relu: as `ops.normalization.batch_norm_relu`; None where that of Flax
+      and XLA is as fast.
     compiler_options: for the `jax.jit` around a program made of them.
   """
 
   conv_general_dilated: Callable[..., jax.Array]
   max_pool: Callable[..., jax.Array]
+  batch_norm_relu: Callable[..., tuple[jax.Array, ...]] | None
   compiler_options: Mapping[str, str]
 
 
-_LAX = Operations(lax.conv_general_dilated, max_pool_lax, {})
+_LAX = Operations(lax.conv_general_dilated, max_pool_lax, None, {})
 # cuDNN and the TPU compiler have convolutions of their own for every layout.
-_FAST = Operations(lax.conv_general_dilated, max_pool, {})
+_FAST = Operations(lax.conv_general_dilated, max_pool, None, {})
 
 
 def select(name: str) -> Operations:
@@ -55,4 +59,5 @@ def select(name: str) -> Operations:
     return _LAX
   if compiler.platform() != "cpu":
     return _FAST
-  return Operations(conv_general_dilated, max_pool, compiler.supported(compiler.CPU))
+  options = compiler.supported(compiler.CPU)
+  return Operations(conv_general_dilated, max_pool, batch_norm_relu, options)

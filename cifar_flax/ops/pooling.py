@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -59,20 +60,21 @@ def _corners(x, window):
 
 
 def _max_pool_forward(x, window):
-  y = max_pool(x, window)
-  return y, (x, y)
+  y, *others = _corners(x, window)
+  place = jnp.zeros(y.shape, np.min_scalar_type(window**2 - 1))
+  for number, corner in enumerate(others, start=1):
+    place = jnp.where(corner > y, number, place)
+    y = jnp.maximum(y, corner)
+  # The place, not the values: XLA may compute x again in the backward pass, and round
+  # it otherwise, so that none of it equals y. x[:0] is there for its shape.
+  return y, (place, x[:0])
 
 
 def _max_pool_backward(window, residuals, gradient):
-  x, y = residuals
-  taken = jnp.zeros(y.shape, bool)
-  pieces = []
-  for corner in _corners(x, window):
-    chosen = (corner == y) & ~taken
-    pieces.append(jnp.where(chosen, gradient, 0))
-    taken |= chosen
-  batch, rows, columns, channels = y.shape
-  grid = jnp.stack(pieces).reshape(window, window, *y.shape)
+  place, x = residuals
+  pieces = [jnp.where(place == number, gradient, 0) for number in range(window**2)]
+  batch, rows, columns, channels = gradient.shape
+  grid = jnp.stack(pieces).reshape(window, window, *gradient.shape)
   whole = grid.transpose(2, 3, 0, 4, 1, 5).reshape(
     batch, rows * window, columns * window, channels
   )

