@@ -77,7 +77,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     raise Damaged(f"{path}: damaged, its checksum does not match")
   from flax import serialization  # as in `encode`
 
-  return serialization.msgpack_restore(payload)
+  try:
+    content = serialization.msgpack_restore(payload)
+  except Exception as error:  # msgpack, Flax and NumPy fail in many ways
+    reason = " ".join(str(error).split())
+    raise Damaged(f"{path}: has another content than a checkpoint ({reason})") from None
+  if not isinstance(content, dict) or not {"state", "run"} <= content.keys():
+    raise Damaged(f"{path}: has another content than a checkpoint")
+  return content
 
 
 def saved(folder: pathlib.Path) -> list[pathlib.Path]:

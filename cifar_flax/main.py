@@ -151,12 +151,15 @@ def main(argv: list[str] | None = None) -> int:
   try:
     with stopping.Watch() as stop:
       run(argv, began, stop)
+    distributed.part()
     return 0
   except UserError as error:
     code, line = 2, f"error: {error}"
   except Diverged as error:
+    distributed.part()
     code, line = 1, f"error: {error}"
   except Stopped as error:
+    distributed.part()
     name = signal.Signals(error.signal).name
     code = 128 + error.signal
     line = f"stopped by {name}, and saved: the same command goes on from here"
@@ -169,9 +172,7 @@ def main(argv: list[str] | None = None) -> int:
   except RuntimeError as error:
     if not distributed.is_loss(error):
       raise
-    code = 1
-    line = f"error: another process of this run has ended ({error}"[:200] + "); start "
-    line += "the same commands again, they go on from the newest checkpoint"
+    code, line = 1, distributed.loss(str(error))
   print(" ".join(line.splitlines()), file=sys.stderr)
   if distributed.joined():
     distributed.leave(code)

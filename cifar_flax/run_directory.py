@@ -84,33 +84,57 @@ def resume(
   Raises:
     UserError: the checkpoint's config or data would make it another run.
   """
+  import jax
   from flax import serialization
 
-  run = json.loads(content["run"])
+  try:
+    run = json.loads(content["run"])
+    before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
+    fingerprint, _ = str(run["fingerprint"]), list(run["history"])
+  except UserError:
+    raise
+  except (KeyError, TypeError, ValueError) as error:
+    raise _another_version(error) from None
   free = set(free_keys)
   if config.schedule.name in OPEN_ENDED_SCHEDULES:
     free.add("num_epochs")
-  before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
   for name, now in config_lib.flatten(config).items():
     if name not in free and before[name] != now:
       raise UserError(
         f"config.{name}={now!r}: this run directory was trained with "
         f"{before[name]!r}; keep that, or choose another --workdir"
       )
-  if run["fingerprint"] != info.fingerprint:
+  if fingerprint != info.fingerprint:
     raise UserError(
       f"config.data.data_dir={config.data.data_dir!r}: holds other data "
       f"({info.fingerprint[:12]}) than this run was trained on "
-      f"({run['fingerprint'][:12]}); restore them, or choose another --workdir"
+      f"({fingerprint[:12]}); restore them, or choose another --workdir"
     )
   try:
-    return serialization.from_state_dict(state, content["state"])
-  except (KeyError, ValueError) as error:
-    reason = str(error).splitlines()[0]
-    raise UserError(
-      f"the checkpoint is of another version of this project ({reason}); choose "
-      "another --workdir"
-    ) from None
+    restored = serialization.from_state_dict(state, content["state"])
+    return jax.tree_util.tree_map_with_path(_checked, state, restored)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise _another_version(error) from None
+
+
+def _checked(path: Any, wanted: Any, found: Any) -> Any:
+  """An array of a checkpoint, if it is what the network has there."""
+  import numpy as np
+
+  found = np.asarray(found)
+  if (found.shape, found.dtype.kind) != (wanted.shape, wanted.dtype.kind):
+    name = "".join(map(str, path))
+    wanted, found = (f"{a.dtype}{list(a.shape)}" for a in (wanted, found))
+    raise ValueError(f"{name} is {found}, not {wanted}")
+  return found
+
+
+def _another_version(error: Exception) -> UserError:
+  reason = (str(error) or type(error).__name__).splitlines()[0]
+  return UserError(
+    f"the checkpoint is of another version of this project ({reason}); choose another "
+    "--workdir"
+  )
 
 
 def hardware(devices: Sequence["jax.Device"]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-from stress import devices, files, processes, stops
+from stress import bad_input, devices, files, processes, stops, untrusted
 from stress.lab import Lab, Row
 
 EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
@@ -26,10 +26,13 @@ EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
   "two_writers": files.two_writers,
   "another_config": files.another_config,
   "divergence": stops.divergence,
+  "command_lines": bad_input.command_lines,
+  "bad_data": bad_input.data,
   "same_seed": devices.same_seed,
   "numbers_of_devices": devices.numbers_of_devices,
   "restored_on_others": devices.restored_on_others,
   "exact_evaluation": devices.exact_evaluation,
+  "untrusted": untrusted.untrusted,
   "two_processes": processes.two_processes,
 }
 

@@ -202,6 +202,11 @@ def in_the_repository(monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("configs")
+  write_files(folder)
+  return folder
+
+
+def write_files(folder):
   for name, content in FILES.items():
     if isinstance(content, bytes):
       (folder / name).write_bytes(content)
@@ -209,7 +214,6 @@ def folder(tmp_path_factory):
       (folder / name).write_text(f"{PYTHON}{content}\n  return c\n")
     else:
       (folder / name).write_text(content)
-  return folder
 
 
 @pytest.fixture

@@ -442,6 +442,38 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
     train.train_and_evaluate(make_config(num_epochs=4), tmp_path, watchers=[])
 
 
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    (lambda c: c["state"].pop("finite_step"), "finite_step"),
+    (lambda c: c["state"]["params"].popitem(), "params"),
+    (
+      lambda c: c["state"].update(step=np.zeros(2, np.int32)),
+      r"step is int32\[2\], not",
+    ),
+    (
+      lambda c: c["state"].update(step=np.float32(0)),
+      r"step is float32\[\], not int32",
+    ),
+    (lambda c: c["state"].update(step="0"), "step is "),
+    (lambda c: c.update(state=3), ""),
+    (lambda c: c.update(run="()"), "Expecting value"),
+    (lambda c: c.update(run="[]"), ""),
+    (lambda c: c.update(run=5), ""),
+    (lambda c: c.update(run='{"config": {}}'), "fingerprint"),
+  ],
+)
+def test_a_checkpoint_of_another_version_is_refused(change, reason, tmp_path):
+  config = make_config(num_epochs=1)
+  train.train_and_evaluate(config, tmp_path, watchers=[])
+  (path,) = checkpoints.saved(tmp_path / "checkpoints")
+  content = checkpoints.read(path)
+  change(content)
+  path.write_bytes(checkpoints.encode(content))
+  with pytest.raises(UserError, match=f"of another version of this project .*{reason}"):
+    train.train_and_evaluate(config, tmp_path, watchers=[])
+
+
 def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):
   config = make_config(num_epochs=3)
   summary = train.train_and_evaluate(config, tmp_path, watchers=[])

@@ -78,6 +78,8 @@ def read(path: pathlib.Path) -> Contents:
       published = _recognise(path, file)
       file.seek(0)
       splits, class_names = _READERS[published.kind](file)
+  except UserError:  # which is a ValueError too
+    raise
   except OSError as error:
     raise UserError(f"data.archive={path}: {error.strerror or error}.") from error
   except (tarfile.TarError, EOFError, KeyError, ValueError) as error:

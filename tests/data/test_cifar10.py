@@ -126,7 +126,8 @@ def test_other_bytes_are_refused(kind, request):
   content = bytearray(archive.read_bytes())
   content[len(content) // 2] ^= 1
   archive.write_bytes(content)
-  refused(archive, r"not an official CIFAR-10 archive.*binary.*python")
+  line = r"^data.archive=.* \(\d+ bytes\) is not an official CIFAR-10 archive"
+  refused(archive, f"{line}.*binary.*python")
 
 
 def test_other_length_is_refused(binary_archive):

@@ -1,0 +1,106 @@
+"""Files from somebody else: nothing in them is executed, nothing written elsewhere.
+
+Each would leave a mark if it were believed.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import tarfile
+from collections.abc import Callable
+
+import msgpack
+import numpy as np
+
+from cifar_flax.checkpoints import MAGIC
+from stress.lab import Lab, Row, checkpoints
+
+
+class Touch:
+  """Unpickled, it makes a file."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.mkdir, (str(self.path),)
+
+
+def _sealed(payload: bytes) -> bytes:
+  """With a checksum that is right."""
+  return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+def _objects(mark: pathlib.Path) -> bytes:
+  """An array of Python objects, as Flax would write one of numbers."""
+  inner = msgpack.packb(((1,), "object", pickle.dumps(Touch(mark))))
+  leaf = msgpack.ExtType(1, inner)
+  return msgpack.packb({"state": {"params": leaf}, "run": "{}"})
+
+
+CHECKPOINTS: dict[str, Callable[[pathlib.Path], bytes]] = {
+  "a pickle": lambda mark: pickle.dumps(Touch(mark)),
+  "a pickle with a checksum": lambda mark: _sealed(pickle.dumps(Touch(mark))),
+  "an array of objects": lambda mark: _sealed(_objects(mark)),
+  "a list": lambda mark: _sealed(msgpack.packb([1, 2])),
+  "code for a config": lambda mark: _sealed(
+    msgpack.packb({"state": {}, "run": f"__import__('os').mkdir('{mark}')"})
+  ),
+}
+
+
+def untrusted(lab: Lab) -> list[Row]:
+  """Checkpoints, a config, a cache of images and an archive."""
+  lab.complete(workdir := lab.new("trusting"))
+  mark = lab.folder / "mark"
+  found = []
+  for name, make in CHECKPOINTS.items():
+    for path in checkpoints(workdir):
+      path.write_bytes(make(mark))
+    (workdir / "summary.json").unlink(missing_ok=True)
+    found.append(_refused(lab, f"checkpoint: {name}", lab.command(workdir), mark))
+  config = lab.folder / "config.json"
+  config.write_text(f'{{"seed": "__import__(\\"os\\").mkdir(\\"{mark}\\")"}}')
+  command = [*lab.command(lab.new("new"))[:3], "--config", str(config)]
+  found.append(_refused(lab, "config.json: code for a number", command, mark))
+  config.write_text('{"name": "../../mark"}')
+  found.append(_refused(lab, "config.json: a path for a name", command, mark))
+  found.append(_refused(lab, "archive: ../, / and links", _archive(lab, mark), mark))
+  found.append(_cache(lab, mark))
+  return found
+
+
+def _refused(lab: Lab, what: str, command: list[str], mark: pathlib.Path) -> Row:
+  code, error = lab.finish(command)
+  last = (error.strip().splitlines() or [""])[-1]
+  good = code == 2 and last.startswith("error:") and "Traceback" not in error
+  return Row(what, 1, f"exit code {code}: {last[:90]}", good and not mark.exists())
+
+
+def _archive(lab: Lab, mark: pathlib.Path) -> list[str]:
+  path = lab.folder / "cifar-10-python.tar.gz"
+  with tarfile.open(path, "w:gz") as archive:
+    data = pickle.dumps(Touch(mark))
+    for name in ("../mark", str(mark), "cifar-10-batches-py/data_batch_1"):
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      archive.addfile(member, io.BytesIO(data))
+    link = tarfile.TarInfo("cifar-10-batches-py/data_batch_2")
+    link.type, link.linkname = tarfile.SYMTYPE, str(mark)
+    archive.addfile(link)
+  changed = {"data__dataset": "cifar10", "data__archive": str(path)}
+  return lab.command(lab.new("unpacked"), data__data_dir=str(lab.folder), **changed)
+
+
+def _cache(lab: Lab, mark: pathlib.Path) -> Row:
+  """Kept images: of these it does without, and says so."""
+  for path in (lab.folder / "cache" / "cifar_flax" / "data").glob("*.npz"):
+    objects = np.array([Touch(mark)], object)
+    np.savez(path, fingerprint=objects)
+  code, error = lab.finish(lab.command(lab.new("cached"), num_epochs="1"))
+  said = [line for line in error.splitlines() if "Rebuilding the damaged" in line]
+  good = code == 0 and len(said) == 1 and not mark.exists()
+  text = f"exit code {code}: {said[0][:60] if said else 'nothing said'}..."
+  return Row("kept images: an array of objects", 1, text, good)

@@ -1,0 +1,23 @@
+"""The quick ones of `make stress`, so that every change meets them."""
+
+import pytest
+
+from stress.files import two_writers
+from stress.lab import Lab
+from stress.stops import divergence, kills
+from stress.untrusted import untrusted
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+  return Lab(tmp_path_factory.mktemp("stress"))
+
+
+def some_kills(lab):
+  return kills(lab, 4)
+
+
+@pytest.mark.parametrize("experiment", [divergence, two_writers, untrusted, some_kills])
+def test_finds_what_must_be(experiment, lab):
+  rows = experiment(lab)
+  assert rows and all(row.passed for row in rows), rows
