@@ -8,12 +8,16 @@ in place, and the time that its arithmetic and its memory traffic take at the le
 
 import argparse
 import glob
+import math
 import os
 import sys
 from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # no metadata server to ask which TPU this is
+# There is no metadata server to ask which TPU this is; the answers are not used.
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
+os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
 
 import jax
 import numpy as np
@@ -30,7 +34,7 @@ MOST_PADDING = 2.0
 
 
 class Chip(NamedTuple):
-  """What a device can do, from Google's "TPU versions" pages.
+  """What a chip can do, from Google's "TPU versions" pages.
 
   Attributes:
     flops: bfloat16 operations a second; float32 convolutions use them by default.
@@ -54,7 +58,7 @@ class Epoch(NamedTuple):
   """A compiled epoch, per device.
 
   Attributes:
-    devices: number.
+    cores: devices that share a chip.
     state: bytes of the state.
     arguments, logical: bytes of all arguments in memory, and of their values.
     temporary: bytes beside arguments and results.
@@ -62,7 +66,7 @@ class Epoch(NamedTuple):
     flops, traffic: operations, and bytes to and from memory, of an epoch.
   """
 
-  devices: int
+  cores: int
   state: int
   arguments: int
   logical: int
@@ -78,19 +82,20 @@ class Epoch(NamedTuple):
       found.append(f"{self.state - self.aliased} bytes of the state are not donated")
     if self.arguments > MOST_PADDING * self.logical:
       found.append(f"arguments padded {self.arguments / self.logical:.1f} times")
-    if self.arguments + self.temporary > chip.memory:
+    if self.cores * (self.arguments + self.temporary) > chip.memory:
       found.append("does not fit into memory")
     return found
 
   def seconds(self, chip: Chip) -> float:
     """The time an epoch takes at the least."""
-    return max(self.flops / chip.flops, self.traffic / chip.bandwidth)
+    arithmetic, memory = self.flops / chip.flops, self.traffic / chip.bandwidth
+    return self.cores * max(arithmetic, memory)
 
 
 def compile_epoch(path: str, topology: str) -> Epoch:
   """Compiles the training of an epoch of the config in `path`."""
   description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  devices = description.devices
+  devices: Any = description.devices
   config = config_lib.load(path)
   with compiler.compiling_for("tpu"):
     program = steps.Program(config, devices, NUM_CLASSES, NUM_EXAMPLES)
@@ -99,7 +104,7 @@ def compile_epoch(path: str, topology: str) -> Epoch:
     batch = config.batch_size // len(devices)
     arguments: tuple[Any, ...] = (
       state,
-      jax.ShapeDtypeStruct((NUM_EXAMPLES, *IMAGE_SHAPE), np.uint8),
+      jax.ShapeDtypeStruct((NUM_EXAMPLES, math.prod(IMAGE_SHAPE)), np.uint8),
       jax.ShapeDtypeStruct((NUM_EXAMPLES,), np.int32),
       np.int32(steps_per_epoch),
       jax.ShapeDtypeStruct((len(devices), steps_per_epoch, batch), np.int32),
@@ -110,7 +115,7 @@ def compile_epoch(path: str, topology: str) -> Epoch:
   cost = cost[0] if isinstance(cost, list) else cost
   logical = sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments[:4]))
   return Epoch(
-    devices=len(devices),
+    cores=len(devices) // len({tuple(device.coords) for device in devices}),
     state=sum(_bytes(leaf) for leaf in jax.tree.leaves(state)),
     arguments=memory.argument_size_in_bytes,
     logical=logical + _bytes(arguments[4]) // len(devices),
@@ -133,7 +138,7 @@ def main() -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  configs = ",".join(sorted(glob.glob("configs/net*.py")))
+  configs = ",".join(sorted(glob.glob("configs/*.py")))
   parser.add_argument("--configs", default=configs, help="default: %(default)s")
   parser.add_argument("--topologies", default=",".join(CHIPS), help="%(default)s")
   flags = parser.parse_args()

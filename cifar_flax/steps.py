@@ -20,6 +20,7 @@ from clu import metrics as clu_metrics
 from cifar_flax import models, ops, optimizer
 from cifar_flax.config import Config
 from cifar_flax.data import augmentation
+from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.ops import compiler
 
 AXIS = "devices"
@@ -127,7 +128,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
 
 
 def _pixels(images: jax.Array, config: Config) -> jax.Array:
-  """Bytes to [0, 1]; wider than bfloat16, for augmentation's sake."""
+  """Bytes, one image a row or as they are, to images of numbers in [0, 1].
+
+  Wider than bfloat16, for augmentation's sake.
+  """
+  images = images.reshape(-1, *IMAGE_SHAPE)
   return images.astype(parameter_dtype(config)) / 255
 
 

@@ -45,6 +45,10 @@ class Pace:
     self._calls += 1
 
 
+def _rows(images: np.ndarray) -> np.ndarray:
+  return images.reshape(len(images), -1)
+
+
 class Trainer:
   """A run in memory.
 
@@ -79,8 +83,9 @@ class Trainer:
     )
     self.history: list[dict[str, Any]] = []
     self._paces: dict[str, Pace] = {}
+    # An image a row: a TPU would copy them all to fill up axes as short as 3 channels.
     self._train, self._eval = (
-      steps.replicate((split.images, split.labels), self.devices)
+      steps.replicate((_rows(split.images), split.labels), self.devices)
       for split in (self.dataset.train, self.dataset.eval)
     )
 

@@ -13,6 +13,7 @@ from flax import serialization
 
 from cifar_flax import checkpoints as library
 from cifar_flax import main
+from cifar_flax.run_directory import EVALUATION_KEYS, FREE_KEYS
 from cifar_flax.trainer import Trainer
 from stress.lab import Lab, Row, checkpoints, outcome, rows, verdict
 
@@ -95,7 +96,7 @@ def exact_evaluation(lab: Lab) -> list[Row]:
     for size in EVAL_BATCH_SIZES:
       changed = {"eval_batch_size": str(size), "data__eval_split": "train[:10000]"}
       trainer = _trainer(lab, workdir, devices, **changed)
-      trainer.restore(content, ("data.eval_split", "eval_batch_size"))
+      trainer.restore(content, FREE_KEYS + EVALUATION_KEYS)
       counts[size, devices] = round(1e4 * trainer.evaluate()["accuracy"], 2)
   found = sorted(set(counts.values()))
   text = f"{', '.join(map(str, found))} of 10,000 right"

@@ -124,7 +124,7 @@ class Lab:
 def kill(process: subprocess.Popen, seconds: float) -> bool:
   """Kills it after some seconds; False if it ended by itself before."""
   try:
-    process.wait(timeout=seconds)
+    process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
     process.send_signal(signal.SIGKILL)
     process.communicate()

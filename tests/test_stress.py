@@ -14,7 +14,7 @@ def lab(tmp_path_factory):
 
 
 def some_kills(lab):
-  return kills(lab, 4)
+  return kills(lab, 2)
 
 
 @pytest.mark.parametrize("experiment", [divergence, two_writers, untrusted, some_kills])
