@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.report import Table
 from benchmarks.statistics import MIN_WINDOWS, Bound, median, median_interval
 from benchmarks.workers import Absent, Worker
+from cifar_flax.tables import Table
 
 MIN_STEPS = 10  # of a window
 MAX_WINDOWS = 12

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from benchmarks import comparison, networks, report, statistics, workers
+from benchmarks import comparison, networks, statistics, workers
 from benchmarks.__main__ import main
 from benchmarks.comparison import Budget, Comparison, Job, compare
 from benchmarks.peers import fixed_batch, load_config
@@ -22,6 +22,7 @@ from benchmarks.statistics import Bound, median_interval
 from benchmarks.tables import throughput
 from benchmarks.workers import Absent
 from cifar_flax import models, steps
+from cifar_flax.tables import Table
 
 TESTS = str(pathlib.Path(__file__).parent)
 
@@ -75,7 +76,7 @@ def test_a_comparison_takes_ratios_window_by_window():
 
 
 def test_a_table_is_the_same_as_text_and_as_markdown():
-  table = report.Table("1. Title", ["network", "ours"], [["net6b", "12"]])
+  table = Table("1. Title", ["network", "ours"], [["net6b", "12"]])
   table.note("once", row="net6b")
   table.note("once", row="net6b")
   assert table.text() == (
@@ -239,7 +240,7 @@ def test_who_fails_or_does_not_keep_still_is_named(monkeypatch):
 
 def test_rows_without_time_are_named():
   now = iter([0, 1, 2, 95, 96]).__next__
-  table = report.Table("", [])
+  table = Table("", [])
   rows = comparison.affordable(["a", "b", "c", "d"], Budget(100, now), table, 10)
   assert list(rows) == [("a", 1 / 4), ("b", 1 / 3)]
   assert table.notes == ["left out for want of time: c; d"]

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 
 from benchmarks.comparison import Budget
-from benchmarks.report import Table
+from cifar_flax.tables import Table
 
 # number -> module, and its share of the time beside the others'
 TABLES = {

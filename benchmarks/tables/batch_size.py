@@ -2,9 +2,9 @@
 
 from benchmarks.comparison import Budget, affordable, compare_peers, new_table
 from benchmarks.peers import OTHERS
-from benchmarks.report import Table
 from benchmarks.tables import Options
 from benchmarks.workers import started
+from cifar_flax.tables import Table
 
 SIZES = (128, 64, 32, 256, 512, 1024)  # the first chooses the best peer
 

@@ -12,11 +12,11 @@ from benchmarks.comparison import (
 )
 from benchmarks.networks import Conv, convolution_types
 from benchmarks.peers import BATCH
-from benchmarks.report import Table
 from benchmarks.statistics import Bound, median
 from benchmarks.tables import Options
 from benchmarks.workers import started
 from cifar_flax.config import Model
+from cifar_flax.tables import Table
 
 SINGLE_PEERS = ("ours", "lax", "torch")
 TYPE_PEERS = (*SINGLE_PEERS, "torch_compile")

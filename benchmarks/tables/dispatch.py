@@ -5,10 +5,10 @@ from typing import Any
 from benchmarks.comparison import Budget, Job, affordable, compare, new_table
 from benchmarks.networks import LAYERS
 from benchmarks.peers import BATCH
-from benchmarks.report import Table
 from benchmarks.statistics import Bound
 from benchmarks.tables import Options
 from benchmarks.workers import started
+from cifar_flax.tables import Table
 
 BOUND = Bound(1.02, at_most=True)
 SHIPS = "as it ships"

@@ -2,10 +2,10 @@
 
 from benchmarks.comparison import Budget, Job, affordable, compare, new_table
 from benchmarks.peers import BATCH
-from benchmarks.report import Table
 from benchmarks.statistics import Bound
 from benchmarks.tables import Options
 from benchmarks.workers import started
+from cifar_flax.tables import Table
 
 BOUND = Bound(1.05, 1.02, at_most=True)
 EVAL_BATCH = 512  # `eval_batch_size` of the configs

@@ -3,9 +3,9 @@
 from benchmarks.comparison import MIN_TIMEOUT, Budget, affordable
 from benchmarks.networks import LAYERS
 from benchmarks.peers import BATCH
-from benchmarks.report import Table
 from benchmarks.tables import Options
 from benchmarks.workers import Absent, started
+from cifar_flax.tables import Table
 
 
 def make(options: Options, budget: Budget) -> list[Table]:

@@ -8,9 +8,9 @@ import time
 
 from benchmarks.comparison import Budget, affordable
 from benchmarks.peers import ROOT, data_options
-from benchmarks.report import Table
 from benchmarks.statistics import Bound, median, median_interval
 from benchmarks.tables import Options
+from cifar_flax.tables import Table
 
 BOUND = Bound(10.0, 5.0, at_most=True)
 WARM_STARTS = 7

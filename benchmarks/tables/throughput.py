@@ -3,10 +3,10 @@
 from benchmarks.comparison import Budget, affordable, compare_peers, new_table
 from benchmarks.networks import LAYERS
 from benchmarks.peers import BATCH, OTHERS
-from benchmarks.report import Table
 from benchmarks.statistics import Bound
 from benchmarks.tables import Options
 from benchmarks.workers import started
+from cifar_flax.tables import Table
 
 BOUNDS = {"train": Bound(1.0, 1.2), "infer": Bound(1.0, 1.3)}
 NET6B_TRAINING = Bound(1.0, 1.5)

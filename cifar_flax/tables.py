@@ -33,7 +33,7 @@ class Table:
     return "\n".join([self.title, *body, *_notes(self.notes), ""])
 
   def markdown(self) -> str:
-    """For `benchmarks/results`."""
+    """For a file."""
 
     def row(cells):
       return "| " + " | ".join(cells) + " |"
