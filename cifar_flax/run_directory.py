@@ -54,6 +54,7 @@ def snapshot(
   run = {
     "config": config_lib.to_dict(config),
     "fingerprint": info.fingerprint,
+    "class_names": info.class_names,
     "history": history,
   }
   state = serialization.to_state_dict(jax.device_get(state))
@@ -84,9 +85,6 @@ def resume(
   Raises:
     UserError: the checkpoint's config or data would make it another run.
   """
-  import jax
-  from flax import serialization
-
   try:
     run = json.loads(content["run"])
     before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
@@ -94,7 +92,7 @@ def resume(
   except UserError:
     raise
   except (KeyError, TypeError, ValueError) as error:
-    raise _another_version(error) from None
+    raise another_version(error) from None
   free = set(free_keys)
   if config.schedule.name in OPEN_ENDED_SCHEDULES:
     free.add("num_epochs")
@@ -110,11 +108,23 @@ def resume(
       f"({info.fingerprint[:12]}) than this run was trained on "
       f"({fingerprint[:12]}); restore them, or choose another --workdir"
     )
+  return restored(state, content["state"])
+
+
+def restored(wanted: Any, found: Any) -> Any:
+  """Arrays of a checkpoint in the structure of `wanted`, whose shapes they must have.
+
+  Raises:
+    UserError: they are of another version of this project.
+  """
+  import jax
+  from flax import serialization
+
   try:
-    restored = serialization.from_state_dict(state, content["state"])
-    return jax.tree_util.tree_map_with_path(_checked, state, restored)
+    arrays = serialization.from_state_dict(wanted, found)
+    return jax.tree_util.tree_map_with_path(_checked, wanted, arrays)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise _another_version(error) from None
+    raise another_version(error) from None
 
 
 def _checked(path: Any, wanted: Any, found: Any) -> Any:
@@ -129,7 +139,8 @@ def _checked(path: Any, wanted: Any, found: Any) -> Any:
   return found
 
 
-def _another_version(error: Exception) -> UserError:
+def another_version(error: Exception) -> UserError:
+  """What to say of a checkpoint that has not what is looked for."""
   reason = (str(error) or type(error).__name__).splitlines()[0]
   return UserError(
     f"the checkpoint is of another version of this project ({reason}); choose another "
