@@ -1,0 +1,67 @@
+"""What a config's data look like: `python -m cifar_flax.preview --config FILE`.
+
+Draws a PNG: a row a class; on the left images as they are, on the right the same ones
+as training may see them, under the config's augmentation.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from cifar_flax import config as config_lib
+from cifar_flax import main as main_lib
+from cifar_flax.errors import UserError
+
+
+def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
+  parser = main_lib.Parser(
+    prog="python -m cifar_flax.preview", description=__doc__, allow_abbrev=False
+  )
+  parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
+  parser.add_argument("--output", default="preview.png", help="%(default)s")
+  parser.add_argument("--columns", type=int, default=8, help="images a class")
+  parser.add_argument("--step", type=int, default=0, help="whose augmentation is drawn")
+  overrides, others = main_lib.split_overrides(argv)
+  flags = parser.parse_args(others)
+  if flags.config is None:
+    raise UserError("--config=FILE is missing; for example --config=configs/net6b.py")
+  for name, least in (("columns", 1), ("step", 0)):
+    value = getattr(flags, name)
+    if value < least:
+      raise UserError(f"--{name}={value}: must be an integer >= {least}")
+  config = config_lib.load(flags.config)
+  return config_lib.validate(config_lib.override(config, overrides)), flags
+
+
+def run(argv: list[str]) -> None:
+  """Draws what a command line asks for.
+
+  Raises:
+    UserError: it asks for something else, or the data are not there.
+    OSError: the picture can't be written.
+  """
+  config, flags = _parse(argv)
+  from cifar_flax import samples  # imports JAX
+  from cifar_flax.data import datasets
+
+  dataset = datasets.load(config.data)
+  picture = samples.render(config, dataset, flags.columns, flags.step)
+  pathlib.Path(flags.output).write_bytes(picture)
+  print(flags.output)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns 0, 1 for a picture that can't be written, 2 for wrong input."""
+  try:
+    run(sys.argv[1:] if argv is None else argv)
+    return 0
+  except UserError as error:
+    code, line = 2, f"error: {error}"
+  except OSError as error:
+    code, line = 1, f"error: {error.filename}: {error.strerror}"
+  print(line, file=sys.stderr)
+  return code
+
+
+if __name__ == "__main__":
+  sys.exit(main())

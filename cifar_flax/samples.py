@@ -1,0 +1,88 @@
+"""Pictures of a data set: a row a class, as they are and as training sees them."""
+
+import io
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cifar_flax import config as config_lib
+from cifar_flax import ops
+from cifar_flax.data import augmentation, datasets
+
+TEXT = "#333333"
+ENLARGED = 2  # pixels of the picture for one of an image
+
+
+def render(
+  config: config_lib.Config, dataset: datasets.Dataset, columns: int, step: int
+) -> bytes:
+  """Draws the first images of each class in the training split.
+
+  Args:
+    config: its augmentation and seed.
+    dataset: the images.
+    columns: images of each class.
+    step: the update whose augmentation is shown.
+  """
+  chosen, names = choose(dataset, columns)
+  numbers = chosen.reshape(-1)
+  images = dataset.train.images[numbers]
+  grids = [images, augmented(config, images, numbers, step)]
+  rows, (height, width) = len(names), images.shape[1:3]
+  inches = np.array([columns * width, rows * height]) * ENLARGED / 100
+  figure = Figure(figsize=(2 * inches[0] + 1.5, inches[1] + 0.7), dpi=100)
+  canvas = FigureCanvasAgg(figure)
+  left, top = 1.1 / figure.get_figwidth(), 0.1 / figure.get_figheight()
+  share = inches / (figure.get_figwidth(), figure.get_figheight())
+  titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
+  for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
+    axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
+    axes.imshow(_tiled(grid, rows, columns), interpolation="nearest", aspect="auto")
+    axes.set_title(title, fontsize=10, color=TEXT, loc="left")
+    axes.set_xticks([])
+    places = [height * (row + 0.5) for row in range(rows)]
+    axes.set_yticks(places, names if i == 0 else [""] * rows, fontsize=9, color=TEXT)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+      spine.set_visible(False)
+  picture = io.BytesIO()
+  canvas.print_png(picture)
+  return picture.getvalue()
+
+
+def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[str]]:
+  """Numbers of the first images of each class, `[classes, columns]`, and its name.
+
+  A class with fewer images repeats them; one without any is left out.
+  """
+  rows, names = [], []
+  for label, name in enumerate(dataset.info.class_names):
+    numbers = np.flatnonzero(dataset.train.labels == label)[:columns]
+    if len(numbers):
+      rows.append(np.resize(numbers, columns))
+      names.append(name)
+  return np.stack(rows), names
+
+
+def augmented(
+  config: config_lib.Config, images: np.ndarray, numbers: np.ndarray, step: int
+) -> np.ndarray:
+  """The images as update `step` would train on them, uint8.
+
+  Args:
+    config: its augmentation and seed.
+    images: uint8 `[number, height, width, 3]`.
+    numbers: theirs in the training split.
+    step: of the update.
+  """
+  noise = ops.hash_uint32(config.seed, np.uint32(step), numbers)
+  pixels = augmentation.augment(jnp.float32(images) / 255, noise, config.augmentation)
+  return np.asarray(jnp.round(jnp.clip(pixels, 0, 1) * 255), np.uint8)
+
+
+def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  height, width, channels = images.shape[1:]
+  grid = images.reshape(rows, columns, height, width, channels)
+  return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
