@@ -1,0 +1,147 @@
+"""A trained network for programs without this package.
+
+python -m cifar_flax.export --workdir runs/net6b --format=stablehlo --output net6b.jax
+
+stablehlo: a function of images, float32 [n, 32, 32, 3] in [0, 1], to logits, float32
+[n, classes], for any n, on CPU, GPU and TPU. Needs JAX alone:
+`jax.export.deserialize(bytearray(open("net6b.jax", "rb").read())).call(images)`.
+onnx: the same function for ONNX Runtime and others; needs `pip install -e '.[onnx]'`.
+npz: every parameter and statistic under its path, such as `params/Conv_0/kernel`.
+"""
+
+import argparse
+import dataclasses
+import io
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cifar_flax import config as config_lib
+from cifar_flax import main as main_lib
+from cifar_flax.errors import UserError, naming
+
+if TYPE_CHECKING:
+  from cifar_flax.trained import Trained
+
+FORMATS = ("stablehlo", "onnx", "npz")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def _function(trained: "Trained") -> Callable:
+  """Images to logits, of XLA's own operations but for the pooling.
+
+  Of that, ONNX Runtime does not know the form that jax2onnx makes.
+  """
+  import jax.numpy as jnp
+
+  from cifar_flax import models
+  from cifar_flax.ops.pooling import max_pool
+
+  model = dataclasses.replace(trained.config.model, ops="lax")
+  network = models.create(model, len(trained.class_names)).clone(max_pool=max_pool)
+
+  def logits(images):
+    return network.apply(trained.variables, images, train=False).astype(jnp.float32)
+
+  return logits
+
+
+def stablehlo(trained: "Trained") -> bytes:
+  """The network and its weights as one function, for any number of images."""
+  import jax
+  import jax.export
+  import jax.numpy as jnp
+
+  from cifar_flax.data.records import IMAGE_SHAPE
+
+  number = jax.export.symbolic_shape("n")
+  images = jax.ShapeDtypeStruct((*number, *IMAGE_SHAPE), jnp.float32)
+  function = jax.jit(_function(trained))
+  exported = jax.export.export(function, platforms=PLATFORMS)(images)
+  return bytes(exported.serialize())
+
+
+def onnx(trained: "Trained") -> bytes:
+  """The same as an ONNX model; the input is `images`, the output `logits`.
+
+  Raises:
+    UserError: jax2onnx is not installed.
+  """
+  try:
+    import jax2onnx
+  except ImportError:
+    raise UserError("--format=onnx: needs jax2onnx: pip install -e '.[onnx]'") from None
+  from cifar_flax.data.records import IMAGE_SHAPE
+
+  model = jax2onnx.to_onnx(
+    _function(trained),
+    inputs=[("n", *IMAGE_SHAPE)],
+    input_names=["images"],
+    output_names=["logits"],
+    model_name=trained.config.model.name,
+  )
+  return model.SerializeToString()
+
+
+def npz(trained: "Trained") -> bytes:
+  """Every parameter and statistic by its path."""
+  import numpy as np
+  from flax.traverse_util import flatten_dict
+
+  arrays = flatten_dict(trained.variables, sep="/")
+  file = io.BytesIO()
+  np.savez(file, allow_pickle=False, **arrays)
+  return file.getvalue()
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+  parser = main_lib.Parser(
+    prog="python -m cifar_flax.export",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--workdir", metavar="RUN", help="run directory of the network")
+  parser.add_argument("--checkpoint", default="best", help="best or last (%(default)s)")
+  parser.add_argument("--format", default="stablehlo", help=", ".join(FORMATS))
+  parser.add_argument("--output", metavar="FILE", help="where it goes")
+  flags = parser.parse_args(argv)
+  for name, allowed in (("format", FORMATS), ("checkpoint", main_lib.CHECKPOINTS)):
+    value = getattr(flags, name)
+    if value not in allowed:
+      hint = config_lib.nearest(value, allowed)
+      raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
+  for name, example in (("workdir", "runs/net6b"), ("output", "net6b.jax")):
+    if getattr(flags, name) is None:
+      raise UserError(f"--{name} is missing; for example --{name}={example}")
+  return flags
+
+
+def run(argv: list[str]) -> None:
+  """Writes the file that a command line asks for, and says how large it is."""
+  flags = _parse(argv)
+  from cifar_flax.trained import Trained  # imports JAX
+
+  trained = Trained(pathlib.Path(flags.workdir), flags.checkpoint)
+  data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
+  with naming(path := pathlib.Path(flags.output)):
+    path.write_bytes(data)
+  print(f"{path}: {len(data):,} bytes, {trained.config.model.name}, {flags.checkpoint}")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
+  try:
+    run(sys.argv[1:] if argv is None else argv)
+    return 0
+  except UserError as error:
+    code, line = 2, f"error: {error}"
+  except OSError as error:
+    code, line = 1, f"error: {error.filename}: {error.strerror}"
+  print(line, file=sys.stderr)
+  return code
+
+
+if __name__ == "__main__":
+  sys.exit(main())
