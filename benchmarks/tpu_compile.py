@@ -3,7 +3,8 @@
 make tpu-compile CONFIGS=configs/net6b.py TOPOLOGIES=v5e:2x4
 
 The table says what an epoch needs on each device: memory, whether the state is updated
-in place, and the time that its arithmetic and its memory traffic take at the least.
+in place, and an estimate of the time: its arithmetic, or its memory traffic as the
+compiler counts it, which is too much where data stay on the chip.
 """
 
 import argparse
@@ -87,7 +88,7 @@ class Epoch(NamedTuple):
     return found
 
   def seconds(self, chip: Chip) -> float:
-    """The time an epoch takes at the least."""
+    """An estimate of an epoch's time."""
     arithmetic, memory = self.flops / chip.flops, self.traffic / chip.bandwidth
     return self.cores * max(arithmetic, memory)
 
@@ -144,7 +145,7 @@ def main() -> int:
   flags = parser.parse_args()
   print(
     "| config | topology | arguments MiB | padded | temporary MiB | state donated | "
-    "GFLOP | traffic GB | floor s/epoch | problems |\n" + "|---" * 10 + "|"
+    "GFLOP | traffic GB | estimated s/epoch | problems |\n" + "|---" * 10 + "|"
   )
   failed = False
   for path in flags.configs.split(","):

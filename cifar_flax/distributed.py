@@ -7,19 +7,16 @@ and which one this is.
 """
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
-import threading
-import time
 from typing import Any
 
 from cifar_flax.errors import UserError
 
-# A process that has not been heard of for so long is dead, and the others end. JAX
-# ends them too, later and by a crash.
-DEAD_AFTER_SECONDS = 40.0
-BEAT_SECONDS = 4.0
-_PARTED = "parted"
+# A process that has not been heard of for so long is dead, and the others end.
+DEAD_AFTER_SECONDS = 40
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -42,118 +39,97 @@ def parse(text: str) -> dict[str, Any]:
   return {"coordinator_address": place, "num_processes": count, "process_id": process}
 
 
+def supervise() -> None:
+  """Returns in a new process; this one waits for its end, and leaves with its code.
+
+  Where another process of the run is dead, JAX aborts this one, whatever it is doing,
+  with a stack for a last word. The process that waits says what has happened. To be
+  called before JAX is imported, as long as there is one thread.
+  """
+  parent = os.getpid()
+  child = os.fork()
+  if child:
+    code = _wait(child)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  os.setpgid(0, 0)  # Ctrl-C reaches the one that waits, which passes it on, once
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: to end with it
+  if os.getppid() != parent:
+    os._exit(1)
+
+
+def _wait(child: int) -> int:
+  """Passes signals on until the child ends; its exit code, as a shell has it."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(child, number))
+  _, status = os.waitpid(child, 0)
+  code = os.waitstatus_to_exitcode(status)
+  if code == -signal.SIGABRT:
+    print(loss("JAX aborted this one; it says above why"), file=sys.stderr)
+    return 1
+  if code not in (-signal.SIGINT, -signal.SIGTERM) and code < 0:
+    name = signal.Signals(-code).name
+    print(f"error: this process was ended by {name}; {_GO_ON}", file=sys.stderr)
+  return code if code >= 0 else 128 - code
+
+
+_GO_ON = "start the same commands again, they go on from the newest checkpoint"
+
+
+def loss(reason: str) -> str:
+  """The line that says that another process has ended."""
+  reason = " ".join(reason.split())[:150]
+  return f"error: another process of this run has ended ({reason}); {_GO_ON}"
+
+
 def initialize(text: str) -> None:
   """Joins the other processes; waits until all are there.
 
   Raises:
     UserError: they can't be found.
   """
-  global _pulse
+  global _joined
   import jax
 
   options = parse(text)
   jax.config.update("jax_enable_preemption_service", False)  # signals are ours
   try:
-    jax.distributed.initialize(**options)
+    jax.distributed.initialize(
+      heartbeat_timeout_seconds=DEAD_AFTER_SECONDS,
+      shutdown_timeout_seconds=DEAD_AFTER_SECONDS,
+      **options,
+    )
   except (ValueError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"--distributed={text!r}: {reason}") from None
-  from jax._src import distributed  # JAX has no public name for its store
-
-  state: Any = distributed.global_state
-  _pulse = Pulse(state.client, state.process_id, state.num_processes)
-  threading.Thread(target=_end_with_the_others, args=(_pulse,), daemon=True).start()
+  _joined = True
+  sys.excepthook = _leave_with_traceback
 
 
-class Pulse:
-  """Signs of life of all processes, in the store that process 0 keeps for them.
-
-  A process that waits for a dead one in the middle of a call would wait for ever, or
-  until JAX crashes it.
-
-  Args:
-    store: JAX's client of it.
-    own: number of this process.
-    count: how many there are.
-  """
-
-  def __init__(self, store: Any, own: int, count: int):
-    self._store, self._own = store, own
-    self._parted, self._telling = threading.Event(), threading.Lock()
-    self._told = dict.fromkeys(range(count), ("", time.monotonic()))
-
-  def beat(self) -> int | None:
-    """Gives a sign of life; returns a process that has given none for too long.
-
-    Raises:
-      RuntimeError: process 0 does not answer.
-    """
-    now = time.monotonic()
-    told = self._tell()
-    for process, (before, since) in self._told.items():
-      text = told.get(process, before)
-      if text != before or text == _PARTED:
-        self._told[process] = text, now
-      elif now - since > DEAD_AFTER_SECONDS:
-        return process
-    return None
-
-  def beat_until_parted(self) -> str | None:
-    """Returns why this process can't go on, or None when it has no need to."""
-    while not self._parted.is_set():
-      try:
-        dead = self.beat()
-      except RuntimeError as error:
-        return None if self._parted.is_set() else f"process 0 does not answer: {error}"
-      if dead is not None:
-        return f"no sign of life from process {dead} for {DEAD_AFTER_SECONDS:.0f} s"
-      self._parted.wait(BEAT_SECONDS)
-    return None
-
-  def part(self) -> None:
-    """Says that this process has done its work.
-
-    Process 0 waits for the others to say so too: without it they have no store.
-    """
-    deadline = time.monotonic() + DEAD_AFTER_SECONDS
-    self._parted.set()
-    with contextlib.suppress(RuntimeError):
-      while list(self._tell().values()) != [_PARTED] * len(self._told):
-        if self._own != 0 or time.monotonic() > deadline:
-          break
-        time.sleep(0.1)
-
-  def _tell(self) -> dict[int, str]:
-    """Returns what each process has told last."""
-    folder = "cifar_flax/pulse"
-    with self._telling:  # no sign of life may follow the parting
-      text = _PARTED if self._parted.is_set() else str(time.monotonic())
-      self._store.key_value_set(f"{folder}/{self._own}", text, allow_overwrite=True)
-    entries = self._store.key_value_dir_get(folder)
-    return {int(key.rpartition("/")[2]): value for key, value in entries}
+def _leave_with_traceback(kind: Any, error: Any, traceback: Any) -> None:
+  """At once: the end that Python has for it waits for the other processes."""
+  sys.__excepthook__(kind, error, traceback)
+  leave(1)
 
 
-def _end_with_the_others(pulse: Pulse) -> None:
-  if reason := pulse.beat_until_parted():
-    print(loss(reason), file=sys.stderr)
-    leave(1)
-
-
-def loss(reason: str) -> str:
-  """The line that says that another process has ended."""
-  reason = " ".join(reason.split())[:150]
-  return (
-    f"error: another process of this run has ended ({reason}); start the same commands "
-    "again, they go on from the newest checkpoint"
-  )
-
-
-_pulse: Pulse | None = None
+_joined = False
 
 
 def joined() -> bool:
   """Whether this is one process of several."""
-  return _pulse is not None
+  return _joined
+
+
+def part() -> None:
+  """Waits until all processes have come to their end, so that none misses another."""
+  if not _joined:
+    return
+  import jax
+
+  with contextlib.suppress(RuntimeError):
+    jax.distributed.shutdown()
 
 
 def is_loss(error: RuntimeError) -> bool:
@@ -173,12 +149,6 @@ def agreed(value: int) -> int:
   from jax.experimental import multihost_utils
 
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
-
-
-def part() -> None:
-  """Lets the others know that this process has not died, but ended."""
-  if _pulse is not None:
-    _pulse.part()
 
 
 def leave(code: int) -> None:

@@ -123,6 +123,7 @@ def run(argv: list[str], began: float, stop: stopping.Watch) -> None:
   config, workdir, flags = parse(argv)
   if flags.distributed is not None:
     distributed.parse(flags.distributed)
+    distributed.supervise()
   elif flags.mode == "train":
     run_lock.check(workdir)
   if config.model.dtype == "float64":

@@ -88,10 +88,14 @@ def resume(
   try:
     run = json.loads(content["run"])
     before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
-    fingerprint, _ = str(run["fingerprint"]), list(run["history"])
+    fingerprint = str(run["fingerprint"])
+    if [row["epoch"] for row in run["history"]] != list(
+      range(1, len(run["history"]) + 1)
+    ):
+      raise ValueError("its epochs are not 1, 2, ...")
   except UserError:
     raise
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     raise another_version(error) from None
   free = set(free_keys)
   if config.schedule.name in OPEN_ENDED_SCHEDULES:

@@ -132,7 +132,8 @@ def _pixels(images: jax.Array, config: Config) -> jax.Array:
 
   Wider than bfloat16, for augmentation's sake.
   """
-  images = images.reshape(-1, *IMAGE_SHAPE)
+  if images.ndim == 2:
+    images = images.reshape(len(images), *IMAGE_SHAPE)
   return images.astype(parameter_dtype(config)) / 255
 
 

@@ -47,7 +47,7 @@ class Trained:
       variables = state["ema"] or variables
     except UserError:
       raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
       raise run_directory.another_version(error) from None
     self.config = config_lib.validate(config)
     self.network = models.create(config.model, len(self.class_names))

@@ -20,8 +20,10 @@ from stress.lab import Lab, Row
 
 EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
   "signals": stops.signals,
+  "interruptions": stops.interruptions,
   "damage": files.damage,
   "full_disk": files.full_disk,
+  "small_disk": files.small_disk,
   "no_quota": files.no_quota,
   "two_writers": files.two_writers,
   "another_config": files.another_config,

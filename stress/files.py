@@ -3,6 +3,7 @@
 import os
 import pathlib
 import resource
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -76,6 +77,50 @@ def full_disk(lab: Lab, sizes: int = 12) -> list[Row]:
   text = f"{refused} times a line with the path, exit code 1; then bit-equal"
   text = problems[0] if problems else text
   return [Row("file size limits, at each write", len(limits), text, not problems)]
+
+
+def small_disk(lab: Lab) -> list[Row]:
+  """A file system in memory that is too small, then read-only, then large enough."""
+  lab.complete(reference := lab.new("unbroken"))
+  expected, largest = outcome(reference), checkpoints(reference)[0].stat().st_size
+  problems: list[str] = []
+  for kib in (4, *(largest * i // 1024 for i in (1, 2, 3, 4))):
+    workdir = lab.new("mounted")
+    workdir.mkdir()
+    if not _mount(f"size={kib}k", workdir):
+      return [Row("a small tmpfs", 0, "left out: mounting one needs root", True)]
+    try:
+      problems += _fill(lab, workdir, f"{kib} KiB")
+      _mount("remount,size=64m", workdir)
+      lab.complete(workdir)
+      if outcome(workdir) != expected:
+        problems.append(f"{kib} KiB: another result afterwards")
+    finally:
+      subprocess.run(["umount", workdir], check=True)
+  text = "a line with the path, exit code 1, twice; earlier checkpoints whole; then "
+  text = problems[0] if problems else text + verdict(True)
+  return [Row("a small tmpfs, then read-only", 5, text, not problems)]
+
+
+def _fill(lab: Lab, workdir: pathlib.Path, size: str) -> list[str]:
+  """Runs until the disk is full, and once more when it can't be written to."""
+  problems = []
+  for options in ("", "remount,ro"):
+    if options and not _mount(options, workdir):
+      problems.append(f"{size}: can't be remounted")
+    code, error = lab.finish(lab.command(workdir))
+    last = (error.strip().splitlines() or [""])[-1]
+    if code != 1 or str(workdir) not in last or "Traceback" in error:
+      problems.append(f"{size} {options}: exit code {code}: {last}")
+    for path in checkpoints(workdir):
+      state_hash(path)  # fails if it is not whole
+  _mount("remount,rw", workdir)
+  return problems
+
+
+def _mount(options: str, folder: pathlib.Path) -> bool:
+  command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+  return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def no_quota(lab: Lab) -> list[Row]:

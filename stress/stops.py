@@ -63,7 +63,7 @@ def signals(lab: Lab) -> list[Row]:
       workdir = lab.new("signalled")
       process = lab.start(lab.command(workdir))
       wait(process)
-      seconds = _stop(process, number)
+      seconds, _ = _stop(process, number)
       at_once = phase in ("importing", "loading")
       good = process.returncode in ((code, -number) if at_once else (code,))
       good &= seconds < (2 if at_once else 10)
@@ -75,11 +75,45 @@ def signals(lab: Lab) -> list[Row]:
   process = lab.start(lab.command(workdir))
   lab.wait_for(process, PHASES[0])
   process.send_signal(signal.SIGTERM)
-  seconds = _stop(process, signal.SIGTERM)
+  seconds, _ = _stop(process, signal.SIGTERM)
   lab.complete(workdir)
   same = outcome(workdir) == expected
   good, text = seconds < 2 and same, _ended(process, seconds, same)
   found.append(Row("SIGTERM twice", 1, text, good))
+  return found
+
+
+def interruptions(lab: Lab, count: int = 20) -> list[Row]:
+  """SIGTERM and Ctrl-C at random times: in a step, an evaluation, a save as well."""
+  random.seed(1)
+  seconds = seconds_of(lab, reference := lab.new("unbroken"))
+  expected, found = outcome(reference), []
+  for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    made, slowest, problems = 0, 0.0, []
+    while made < count // 2:
+      command = lab.command(workdir := lab.new("interrupted"))
+      while True:
+        process = lab.start(command)
+        try:
+          process.communicate(timeout=random.uniform(0, seconds))
+          break
+        except subprocess.TimeoutExpired:
+          left, last = _stop(process, number)
+          slowest = max(slowest, left)
+        made += 1
+        if process.returncode == 0:  # it had done everything
+          break
+        # Python's own start, of 30 ms, is none of ours.
+        starting = process.returncode == 1 and last == "KeyboardInterrupt"
+        if process.returncode not in (code, -number) and not starting:
+          problems.append(f"exit code {process.returncode}: {last}")
+        problems += _unreadable(workdir)
+      if outcome(workdir) != expected:
+        problems.append("another result than the unbroken run's")
+    text = problems[0] if problems else f"exit code {code}, then {verdict(True)}"
+    text += f"; the slowest left after {slowest:.1f} s"
+    good = not problems and slowest < 10
+    found.append(Row(f"{number.name} at random times", made, text, good))
   return found
 
 
@@ -93,11 +127,12 @@ def _phases(lab: Lab) -> dict[str, Callable[[subprocess.Popen], object]]:
   }
 
 
-def _stop(process: subprocess.Popen, number: int) -> float:
+def _stop(process: subprocess.Popen, number: int) -> tuple[float, str]:
+  """How long it takes to leave, and the last line that it says."""
   began = time.monotonic()
   process.send_signal(number)
-  process.communicate(timeout=60)
-  return time.monotonic() - began
+  error = process.communicate(timeout=60)[1]
+  return time.monotonic() - began, (error.strip().splitlines() or [""])[-1]
 
 
 def _ended(process: subprocess.Popen, seconds: float, same: bool) -> str:
@@ -107,7 +142,7 @@ def _ended(process: subprocess.Popen, seconds: float, same: bool) -> str:
 
 
 def divergence(lab: Lab) -> list[Row]:
-  """A learning rate that no network survives."""
+  """A learning rate that no network survives, after a checkpoint that is sound."""
   workdir = lab.new("diverged")
   extreme = {
     "schedule__name": "constant",

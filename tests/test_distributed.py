@@ -1,89 +1,110 @@
-"""Signs of life, with a dictionary in the place of JAX's store."""
+"""The process that waits for the one that works, and says how it ended."""
 
-import threading
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
 
 from cifar_flax import distributed
-from cifar_flax.distributed import Pulse
+
+ROOT = pathlib.Path(__file__).parents[1]
+GO_ON = "start the same commands again, they go on from the newest checkpoint"
 
 
-class Store:
-  def __init__(self):
-    self.values = {}
-    self.gone = False
-
-  def key_value_set(self, key, value, allow_overwrite):
-    assert allow_overwrite
-    if self.gone:
-      raise RuntimeError("connection refused")
-    self.values[key] = value
-
-  def key_value_dir_get(self, folder):
-    return [(k, v) for k, v in self.values.items() if k.startswith(f"{folder}/")]
-
-
-@pytest.fixture
-def pulses(monkeypatch):
-  monkeypatch.setattr(distributed, "DEAD_AFTER_SECONDS", 0.3)
-  monkeypatch.setattr(distributed, "BEAT_SECONDS", 0.05)
-  store = Store()
-  return [Pulse(store, own, 3) for own in range(3)]
+def start(work):
+  """A process that is supervised, and tells its number before it works."""
+  program = f"""
+    import os, signal, sys, time
+    from cifar_flax import distributed
+    distributed.supervise()
+    print(os.getpid(), flush=True)
+    {work}
+  """
+  return subprocess.Popen(
+    [sys.executable, "-c", textwrap.dedent(program)],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
-def beat_for(seconds, *pulses):
-  """What the first of them finds; the others live."""
-  ends = time.monotonic() + seconds
-  while time.monotonic() < ends:
-    for pulse in pulses[1:]:
-      pulse.beat()
-    if (dead := pulses[0].beat()) is not None:
-      return dead
-    time.sleep(0.02)
-  return None
+def end(process):
+  out, error = process.communicate(timeout=30)
+  return process.returncode, error.strip(), int(out)
 
 
-def test_the_living_are_left_alone_and_the_dead_are_found(pulses):
-  assert beat_for(0.6, *pulses) is None
-  assert beat_for(0.6, *pulses[:2]) == 2
+def gone(process):
+  for _ in range(100):
+    try:
+      os.kill(process, 0)
+    except ProcessLookupError:
+      return True
+    # Killed, and not yet waited for: nobody may be there to do so.
+    if "State:\tZ" in pathlib.Path(f"/proc/{process}/status").read_text():
+      return True
+    time.sleep(0.1)
+  return False
 
 
-def test_one_that_never_came_to_life_is_dead(pulses):
-  assert beat_for(0.6, *pulses[1:]) == 0
+@pytest.mark.parametrize(
+  ("work", "code", "last"),
+  [
+    ("sys.exit(0)", 0, ""),
+    ("sys.exit('refused')", 1, "refused"),
+    ("os._exit(143)", 143, ""),
+    ("os.abort()", 1, distributed.loss("JAX aborted this one; it says above why")),
+    (
+      "os.kill(os.getpid(), 9)",
+      137,
+      f"error: this process was ended by SIGKILL; {GO_ON}",
+    ),
+  ],
+)
+def test_it_leaves_with_the_same_code_and_says_why(work, code, last):
+  assert end(start(work))[:2] == (code, last)
 
 
-def test_one_that_parted_is_not_dead(pulses):
-  for pulse in pulses:
-    pulse.beat()
-  pulses[2].part()
-  pulses[2].beat()  # its thread may have been about to
-  assert beat_for(0.6, *pulses[:2]) is None
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_signals_are_passed_on_once(number, code):
+  # The first is counted, and not a second one.
+  work = f"""
+    count = []
+    signal.signal({int(number)}, lambda *_: count.append(1))
+    print("", end="", flush=True)
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end: time.sleep(0.05)
+    sys.exit(10 + len(count))"""
+  process = start(textwrap.indent(textwrap.dedent(work), "    ").strip())
+  child = process.stdout.readline()
+  time.sleep(0.3)
+  process.send_signal(number)
+  process.communicate(timeout=30)
+  assert process.returncode == 11
+  # Nobody defers it: it ends the child, and the code is a shell's.
+  process = start(f"signal.signal({int(number)}, signal.SIG_DFL); time.sleep(60)")
+  child = process.stdout.readline()
+  time.sleep(0.3)
+  process.send_signal(number)
+  _, error = process.communicate(timeout=30)
+  assert (process.returncode, error) == (code, "")
+  assert gone(int(child))
 
 
-def test_process_0_stays_until_the_others_part(pulses):
-  thread = threading.Thread(target=pulses[0].part)
-  thread.start()
-  pulses[1].part()
-  thread.join(0.15)
-  assert thread.is_alive()
-  pulses[2].part()
-  thread.join(5)
-  assert not thread.is_alive()
-
-
-def test_but_not_for_the_dead(pulses):
-  began = time.monotonic()
-  pulses[0].part()
-  assert 0.3 <= time.monotonic() - began < 2
-
-
-def test_the_end_of_process_0_is_noticed_unless_the_work_is_done(pulses):
-  pulses[1]._store.gone = True
-  reason = pulses[1].beat_until_parted()
-  assert reason == "process 0 does not answer: connection refused"
-  pulses[1].part()
-  assert pulses[1].beat_until_parted() is None
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends a child so")
+def test_the_one_that_works_does_not_outlive_the_one_that_waits():
+  process = start("time.sleep(60)")
+  child = int(process.stdout.readline())
+  process.kill()
+  process.communicate(timeout=30)
+  assert gone(child)
 
 
 def test_why_it_ends_is_said_in_a_line():

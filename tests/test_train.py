@@ -461,6 +461,9 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
     (lambda c: c.update(run="[]"), ""),
     (lambda c: c.update(run=5), ""),
     (lambda c: c.update(run='{"config": {}}'), "fingerprint"),
+    (lambda c: c.update(run='{"config": 5}'), ""),
+    (lambda c: c.update(run=10**5 * "[" + 10**5 * "]"), ""),
+    (lambda c: c.update(run=c["run"].replace('"epoch": 1', '"epoch": 2')), "epochs"),
   ],
 )
 def test_a_checkpoint_of_another_version_is_refused(change, reason, tmp_path):
