@@ -149,12 +149,14 @@ def divergence(lab: Lab) -> list[Row]:
     "schedule__learning_rate": "100",
     "optimizer__name": "sgd",
     "optimizer__weight_decay": "1",
+    "checkpoint__every_steps": "1",
   }
   code, error = lab.finish(lab.command(workdir, **extreme))
   last = error.strip().splitlines()[-1]
   words = ("diverged", "step", "learning rate 100", "last finite step")
   good = code == 1 and all(word in last for word in words)
-  good &= all(not _has_nan(path) for path in checkpoints(workdir))
+  good &= bool(saved := checkpoints(workdir))
+  good &= all(not _has_nan(path) for path in saved)
   return [Row("learning rate 100", 1, f"exit code {code}: {last}", good)]
 
 
