@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cifar_flax import run_directory, steps
+from cifar_flax import distributed, run_directory, steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets
 from cifar_flax.errors import Diverged, UserError
@@ -210,7 +210,8 @@ class Trainer:
     size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
     pace = self._paces.setdefault(phase, Pace(min(size, num_steps)))
     while first < num_steps:
-      count = min(pace.steps(), num_steps - first)
+      # Clocks differ: processes that made other numbers of steps would wait for ever.
+      count = min(distributed.agreed(pace.steps()), num_steps - first)
       if phase == "train" and (interval := self.config.checkpoint.every_steps):
         count = min(count, interval - int(self.state.step) % interval)
       padding = [(0, 0), (0, pace.most - count), (0, 0)]
