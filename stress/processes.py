@@ -61,7 +61,23 @@ def _start(lab: Lab, workdir, **changed: str) -> list[subprocess.Popen]:
     port = free.getsockname()[1]
   command = lab.command(workdir, **changed)
   where = [f"--distributed=127.0.0.1:{port},2,{index}" for index in range(2)]
-  return [lab.start([*command, flag], devices=4) for flag in where]
+  commands = [[*command, flag] for flag in where]
+  commands[1][1:3] = ["-c", _SLOW]
+  return [lab.start(command, devices=4) for command in commands]
+
+
+# Another pace than process 0's, as on a loaded machine: a step in each dispatch.
+_SLOW = """
+import sys
+from cifar_flax import distributed, main
+join = distributed.initialize
+def initialize(text):
+  join(text)
+  from cifar_flax import trainer
+  trainer.SECONDS_PER_DISPATCH = 0.0
+distributed.initialize = initialize
+sys.exit(main.main(sys.argv[1:]))
+"""
 
 
 def _wait(process: subprocess.Popen) -> tuple[int, str]:
