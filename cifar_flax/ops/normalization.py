@@ -35,6 +35,7 @@ def batch_norm_relu(
   Returns:
     The result, in the shape and type of `x`; mean and variance (biased) of `x`,
     `[channels]`, in at least float32. No gradient comes back through the latter two.
+    Under `jax.shard_map` it needs `check_vma=False`.
   """
   return _forward(x, scale, bias, epsilon, axis_name)[0]
 
