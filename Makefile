@@ -29,10 +29,11 @@ bench: $(VENV)/peers-installed
 	  $(if $(DATA),--data=$(DATA)) $(if $(DTYPE),--dtype=$(DTYPE)) \
 	  $(if $(OUTPUT),--output=$(OUTPUT)) $(ARGS)
 
-# KILLS=200 ONLY=kills,damage OUTPUT=FILE.md
+# KILLS=200 ONLY=kills,damage OUTPUT=FILE.md; without ONLY, tpu-compile as well
 stress: $(INSTALLED)
 	$(RUN) -m stress $(if $(KILLS),--kills=$(KILLS)) $(if $(ONLY),--only=$(ONLY)) \
 	  $(if $(OUTPUT),--output=$(OUTPUT))
+	$(if $(ONLY),,@$(MAKE) --no-print-directory tpu-compile)
 
 # Compiles for TPUs without having one; the compiler has an environment of its own, as
 # it complains at every start of JAX where there is no TPU. CONFIGS= TOPOLOGIES=

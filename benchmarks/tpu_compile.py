@@ -83,6 +83,8 @@ class Epoch(NamedTuple):
       found.append(f"{self.state - self.aliased} bytes of the state are not donated")
     if self.arguments > MOST_PADDING * self.logical:
       found.append(f"arguments padded {self.arguments / self.logical:.1f} times")
+    if self.temporary > self.logical:  # such as a copy of the images
+      found.append(f"temporary memory {self.temporary / self.logical:.1f} x arguments")
     if self.cores * (self.arguments + self.temporary) > chip.memory:
       found.append("does not fit into memory")
     return found

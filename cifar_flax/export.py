@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cifar_flax import config as config_lib
+from cifar_flax import command_line
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError, naming
 
@@ -107,11 +107,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--format", default="stablehlo", help=", ".join(FORMATS))
   parser.add_argument("--output", metavar="FILE", help="where it goes")
   flags = parser.parse_args(argv)
-  for name, allowed in (("format", FORMATS), ("checkpoint", main_lib.CHECKPOINTS)):
-    value = getattr(flags, name)
-    if value not in allowed:
-      hint = config_lib.nearest(value, allowed)
-      raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
+  command_line.check_choice(flags, "format", FORMATS)
+  command_line.check_choice(flags, "checkpoint", main_lib.CHECKPOINTS)
   for name, example in (("workdir", "runs/net6b"), ("output", "net6b.jax")):
     if getattr(flags, name) is None:
       raise UserError(f"--{name} is missing; for example --{name}={example}")
@@ -132,15 +129,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
-  try:
-    run(sys.argv[1:] if argv is None else argv)
-    return 0
-  except UserError as error:
-    code, line = 2, f"error: {error}"
-  except OSError as error:
-    code, line = 1, f"error: {error.filename}: {error.strerror}"
-  print(line, file=sys.stderr)
-  return code
+  return command_line.answer(run, argv)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 
+from cifar_flax import command_line, distributed, run_lock, stopping
 from cifar_flax import config as config_lib
-from cifar_flax import distributed, run_lock, stopping
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
 
@@ -84,11 +84,8 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
   if unknown:
     hint = config_lib.nearest(unknown[0].partition("=")[0], FLAGS)
     raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
-  for name, allowed in (("mode", MODES), ("checkpoint", CHECKPOINTS)):
-    value = getattr(flags, name)
-    if value not in allowed:
-      hint = config_lib.nearest(value, allowed)
-      raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
+  command_line.check_choice(flags, "mode", MODES)
+  command_line.check_choice(flags, "checkpoint", CHECKPOINTS)
   if flags.config is None and flags.mode == "eval" and flags.workdir is not None:
     flags.config = os.path.join(flags.workdir, "config.json")
     if not os.path.isfile(flags.config):

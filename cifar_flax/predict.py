@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cifar_flax import command_line
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError
@@ -36,11 +37,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument("--format", default="text", help="text, or json: a line each")
   parser.add_argument("--explain", metavar="FILE.png", help="draws Grad-CAM as well")
   flags = parser.parse_args(argv)
-  for name, allowed in (("format", FORMATS), ("checkpoint", main_lib.CHECKPOINTS)):
-    value = getattr(flags, name)
-    if value not in allowed:
-      hint = config_lib.nearest(value, allowed)
-      raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
+  command_line.check_choice(flags, "format", FORMATS)
+  command_line.check_choice(flags, "checkpoint", main_lib.CHECKPOINTS)
   if flags.top < 1:
     raise UserError(f"--top={flags.top}: must be an integer >= 1")
   if flags.workdir is None:
@@ -104,16 +102,7 @@ def _answers(trained: Any, pictures: list, flags: argparse.Namespace) -> Iterato
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns 0, 1 where a file failed, 2 for wrong input."""
-  try:
-    return run(sys.argv[1:] if argv is None else argv)
-  except UserError as error:
-    code, line = 2, f"error: {error}"
-  except OSError as error:
-    code, line = 1, f"error: {error.filename}: {error.strerror}"
-  except KeyboardInterrupt:
-    code, line = 130, "interrupted"
-  print(line, file=sys.stderr)
-  return code
+  return command_line.answer(run, argv)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cifar_flax import command_line
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError, naming
 
@@ -183,15 +184,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
-  try:
-    run(sys.argv[1:] if argv is None else argv)
-    return 0
-  except UserError as error:
-    code, line = 2, f"error: {error}"
-  except OSError as error:
-    code, line = 1, f"error: {error.filename}: {error.strerror}"
-  print(line, file=sys.stderr)
-  return code
+  return command_line.answer(run, argv)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cifar_flax import command_line
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError
@@ -94,11 +95,7 @@ def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
   flags = parser.parse_args(others)
   if flags.config is None:
     raise UserError("--config=FILE is missing; for example --config=configs/net6b.py")
-  if flags.format not in FORMATS:
-    hint = config_lib.nearest(flags.format, FORMATS)
-    raise UserError(
-      f"--format={flags.format!r}: must be one of {', '.join(FORMATS)}{hint}"
-    )
+  command_line.check_choice(flags, "format", FORMATS)
   config = config_lib.load(flags.config)
   return config_lib.validate(config_lib.override(config, overrides)), flags
 
@@ -127,15 +124,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns 0, 1 for a picture that can't be written, 2 for wrong input."""
-  try:
-    run(sys.argv[1:] if argv is None else argv)
-    return 0
-  except UserError as error:
-    code, line = 2, f"error: {error}"
-  except OSError as error:
-    code, line = 1, f"error: {error.filename}: {error.strerror}"
-  print(line, file=sys.stderr)
-  return code
+  return command_line.answer(run, argv)
 
 
 if __name__ == "__main__":
