@@ -11,7 +11,8 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce bench stress tpu-compile test test-full lint format clean
+.PHONY: quickstart train reproduce study bench stress tpu-compile test test-full lint format \
+  clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train
@@ -21,6 +22,10 @@ train: $(INSTALLED)
 
 reproduce: $(INSTALLED)
 	$(RUN) -m cifar_flax.reproduce $(ARGS)
+
+study: $(INSTALLED)
+	$(RUN) -m cifar_flax.sweep --config configs/conv_study.py --vary model.convolution \
+	  --seeds 3 $(ARGS)
 
 # NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 MINUTES=60 DATA=DIR DTYPE= OUTPUT=FILE.md
 bench: $(VENV)/peers-installed

@@ -23,7 +23,7 @@ def curves(groups: Sequence[Group]) -> bytes:
     color = COLORS[number % len(COLORS)]
     for run in group.runs:
       epochs = [row["epoch"] for row in run.rows]
-      label = group.name if run is group.runs[0] else None
+      label = group.label if run is group.runs[0] else None
 
       def draw(axes, name: str, factor=1.0, rows=run.rows, x=epochs, **style):
         axes.plot(x, [factor * row[name] for row in rows], color=color, **style)  # noqa: B023
@@ -38,7 +38,7 @@ def curves(groups: Sequence[Group]) -> bytes:
       rows = rows[: len(group.runs[0].rows)]
       panels[0].plot([row["epoch"] for row in rows],
                      [100 * row["test_accuracy"] for row in rows], color=color, lw=1,
-                     ls=(0, (4, 2)), label=f"{group.name}, published")  # fmt: skip
+                     ls=(0, (4, 2)), label=f"{group.label}, published")  # fmt: skip
   names = ("accuracy, %: test (train faint)", "loss: test (train faint)",
            "gap, train - test, points")  # fmt: skip
   for axes, name in zip(panels, names, strict=True):
@@ -50,13 +50,13 @@ def curves(groups: Sequence[Group]) -> bytes:
 
 
 def costs(groups: Sequence[Group]) -> bytes:
-  """Accuracy against parameters, multiply-adds and seconds, with the Pareto fronts."""
+  """Accuracy against parameters, multiply-adds and time, with the Pareto fronts."""
   figure, panels = _panels(3, 4.2)
   accuracy = [100 * float(np.mean(g.values("eval_accuracy"))) for g in groups]
   axes_of: list[tuple[str, Callable[[Group], float]]] = [
     ("parameters", lambda group: group.parameters),
     ("multiply-adds of an image", lambda group: group.multiply_adds),
-    ("seconds of training", lambda group: float(np.mean(group.values("seconds")))),
+    ("training time of an image, s", lambda g: 1 / float(np.mean(g.values("speed")))),
   ]
   for axes, (name, cost_of) in zip(panels, axes_of, strict=True):
     cost = [cost_of(group) for group in groups]
@@ -67,7 +67,7 @@ def costs(groups: Sequence[Group]) -> bytes:
       spread = 100 * np.std(group.values("eval_accuracy"), ddof=len(group.runs) > 1)
       axes.errorbar(cost[number], accuracy[number], yerr=spread, fmt="o", ms=5,
                     color=COLORS[number % len(COLORS)], capsize=2)  # fmt: skip
-      axes.annotate(group.name, (cost[number], accuracy[number]), xytext=(5, 4),
+      axes.annotate(group.label, (cost[number], accuracy[number]), xytext=(5, 4),
                     textcoords="offset points", fontsize=8, color=TEXT)  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))

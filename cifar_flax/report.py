@@ -44,7 +44,7 @@ def row(group: "Group") -> list[str]:
 
   then = group.published
   return [
-    *(group.name, str(len(group.runs))),
+    *(group.label, str(len(group.runs))),
     *(f"{group.parameters:,}", f"{group.multiply_adds:,}"),
     str(len(group.runs[0].rows)),
     spread("eval_accuracy", 100),
@@ -79,10 +79,10 @@ def compose(groups: Sequence["Group"]) -> list[Any]:
   parts += ["## Curves", ("curves.png", plots.curves(groups))]
   if len(groups) > 1:
     parts += ["## What it costs", ("costs.png", plots.costs(groups))]
-    parts += ["The line joins what nothing else beats at the same cost."]
+    parts += ["The line joins what nothing else beats at the same cost (Pareto front)."]
   for number, group in enumerate(groups):
     seed = group.runs[0].config.seed
-    parts += [f"## {group.name}: answers of the first run (seed {seed})"]
+    parts += [f"## {group.label}: answers of the first run (seed {seed})"]
     parts += [[["class", "images", "right, %", "most often taken for"]]]
     parts[-1] += of_classes(group)
     parts += [(f"confusion_{number}.png", plots.confusion(group))]
@@ -176,7 +176,9 @@ def run(argv: list[str]) -> None:
   from cifar_flax.tables import Table
 
   found = [runs.load(pathlib.Path(folder)) for folder in flags.runs]
-  groups = [runs.Group(same) for same in runs.group(found)]
+  alike = runs.group(found)
+  labels = runs.labels(alike)
+  groups = [runs.Group(*pair) for pair in zip(alike, labels, strict=True)]
   write(groups, pathlib.Path(flags.output))
   print(Table("Runs", COLUMNS, [row(group) for group in groups]).text())
   print(pathlib.Path(flags.output) / "report.html")

@@ -7,39 +7,18 @@ summaries of the finished runs and nothing else.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from cifar_flax import command_line, jobs, published, results
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
-from cifar_flax import published, results, run_directory
-from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
-USER_ERROR, INTERRUPTED = 2, 130  # exit codes of cifar_flax.main
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One run: a config with one seed.
-
-  Attributes:
-    config: all of it, overrides and seed included.
-    workdir: its run directory.
-    command: trains it.
-  """
-
-  config: Config
-  workdir: pathlib.Path
-  command: list[str]
-
-
-def plan(argv: Sequence[str]) -> tuple[list[Job], pathlib.Path]:
+def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
   """The runs that a command line asks for, in order, and the output folder.
 
   Raises:
@@ -55,23 +34,16 @@ def plan(argv: Sequence[str]) -> tuple[list[Job], pathlib.Path]:
   if flags.seeds < 1:
     raise UserError(f"--seeds={flags.seeds}: must be an integer >= 1")
   output = pathlib.Path(flags.output)
-  jobs = []
+  planned = []
   for name in flags.configs.split(","):
     path = name if name.endswith(".py") else f"configs/{name}.py"
+    folder = output / config_lib.load(path).name
     for seed in range(flags.seeds):
       values = {**overrides, "seed": str(seed)}
-      config = config_lib.override(config_lib.load(path), values)
-      workdir = output / config.name / f"seed{seed}"
-      command = [sys.executable, "-m", "cifar_flax.main", "--config", path]
-      command += ["--workdir", str(workdir)]
-      command += [f"--config.{key}={value}" for key, value in values.items()]
-      jobs.append(Job(config_lib.validate(config), workdir, command))
-  workdirs = {job.workdir for job in jobs}
-  if len(workdirs) < len(jobs):
+      planned.append(jobs.plan(path, values, folder / f"seed{seed}"))
+  if len({job.workdir for job in planned}) < len(planned):
     raise UserError(f"--configs={flags.configs!r}: must name each config once")
-  for job in jobs:
-    _check_free(job)
-  return jobs, output
+  return planned, output
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,100 +64,47 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _check_free(job: Job) -> None:
-  """Refuses now what `main` would refuse hours later."""
-  file = job.workdir / "config.json"
-  if not file.exists():
-    return
-  before = config_lib.flatten(config_lib.load(str(file)))
-  free = ("num_epochs", *run_directory.FREE_KEYS)
-  for key, now in config_lib.flatten(job.config).items():
-    if key not in free and before[key] != now:
-      raise UserError(
-        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; keep "
-        "that, or choose another --output"
-      )
-
-
-def finished(job: Job) -> dict[str, Any] | None:
-  """The summary in a job's run directory if it is of as many epochs."""
-  return run_directory.finished_summary(job.workdir, job.config.num_epochs)
-
-
-def run_process(command: Sequence[str]) -> int:
-  """Runs a command to its end; returns its exit code.
-
-  Ctrl-C reaches the command as well: it is given the time to end in its own way.
-  """
-  with subprocess.Popen(command) as process:
-    try:
-      return process.wait()
-    except KeyboardInterrupt:
-      try:
-        process.wait(timeout=30)
-      except subprocess.TimeoutExpired:
-        process.terminate()
-      raise
-
-
 def reproduce(
-  jobs: Sequence[Job],
+  planned: Sequence[jobs.Job],
   output: pathlib.Path,
   command: str,
-  run: Callable[[Sequence[str]], int] = run_process,
+  start: Callable[[jobs.Job, int | None], jobs.Process] = jobs.start_process,
 ) -> int:
   """Makes the runs that are not finished, and the table after each.
 
   Args:
-    jobs: the runs, in order.
+    planned: the runs, in order.
     output: where results.md and results.json go.
     command: that asked for them, for the table.
-    run: makes one run and returns its exit code.
+    start: starts one.
 
   Returns:
-    0, or 1 if a run failed, or the code of a run that was refused or interrupted.
+    As `jobs.train_all`.
   """
-  failures: dict[pathlib.Path, int] = {}
   output.mkdir(parents=True, exist_ok=True)
 
-  def write_table() -> None:
-    entries = [(job.config, finished(job)) for job in jobs]
+  def write_table(failures: dict[pathlib.Path, int]) -> None:
+    entries = [(job.config, jobs.finished(job)) for job in planned]
     failed = {str(folder): code for folder, code in failures.items()}
     results.write(output, entries, failed, command)
 
-  write_table()
-  for i, job in enumerate(jobs, 1):
-    where = f"[{i}/{len(jobs)}] {job.workdir}"
-    if finished(job):
-      print(f"{where}: is finished", flush=True)
-      continue
-    print(f"{where}: {shlex.join(job.command)}", flush=True)
-    code = run(job.command)
-    if code == 0 and not finished(job):
-      code = 1
-    if code:
-      failures[job.workdir] = code
-      print(f"{where}: failed with exit code {code}", file=sys.stderr, flush=True)
-    write_table()
-    if code in (USER_ERROR, INTERRUPTED):  # the other runs would end alike
-      return code
-  print((output / "results.md").read_text())
-  return 1 if failures else 0
+  write_table({})
+  code = jobs.train_all(planned, write_table, start=start)
+  if code not in (jobs.USER_ERROR, jobs.INTERRUPTED):
+    print((output / "results.md").read_text())
+  return code
+
+
+def run(argv: list[str]) -> int:
+  """Makes what a command line asks for."""
+  planned, output = plan(argv)
+  command = shlex.join(["python", "-m", "cifar_flax.reproduce", *argv])
+  return reproduce(planned, output, command)
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns the exit code, as `cifar_flax.main` does, or 1 if a run failed."""
-  argv = sys.argv[1:] if argv is None else argv
-  try:
-    jobs, output = plan(argv)
-    command = shlex.join(["python", "-m", "cifar_flax.reproduce", *argv])
-    return reproduce(jobs, output, command)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return USER_ERROR
-  except KeyboardInterrupt:
-    print("interrupted: the same command goes on where it stopped", file=sys.stderr)
-    return INTERRUPTED
+  return command_line.answer(run, argv)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Group:
 
   Attributes:
     name: of the config.
+    label: what tells it from the other groups of a report.
     runs: at least one.
     parameters, multiply_adds: of the network.
     published: what is published of it, None if nothing compares.
@@ -67,7 +68,7 @@ class Group:
     class_names: of the labels.
   """
 
-  def __init__(self, runs: Sequence[Run]):
+  def __init__(self, runs: Sequence[Run], label: str = ""):
     """Evaluates the first run's last checkpoint.
 
     Raises:
@@ -75,10 +76,9 @@ class Group:
     """
     self.runs = list(runs)
     first = self.runs[0]
-    self.name = first.config.name or first.config.model.name
-    sums = summary.totals(structure.layers(first.config.model))
+    self.name = name_of(first)
+    self.label = label or self.name
     self.parameters = first.facts["parameters"]
-    self.multiply_adds = sums["multiply_adds"]
     comparable = first.config.data.dataset == published.DATASET
     epochs = len(first.rows)
     self.published = published.after(self.name, epochs) if comparable else None
@@ -91,10 +91,15 @@ class Group:
     trained = Trained(first.workdir, "last")
     self.images, self.labels = dataset.eval.images, dataset.eval.labels
     self.class_names = dataset.info.class_names
+    layers = structure.layers(first.config.model, len(self.class_names))
+    self.multiply_adds = summary.totals(layers)["multiply_adds"]
     self.chances = probabilities(trained.logits(self.images))
 
   def values(self, name: str) -> list[float]:
-    """A figure of every run: a key of the last row, `gap`, `speed` or `seconds`."""
+    """A figure of every run: a key of the last row, `gap`, `speed` or `seconds`.
+
+    `speed` is in images/s of training, `seconds` are of all epochs.
+    """
     if name == "gap":
       pairs = [(run.rows[-1]["train_accuracy"], run.rows[-1]["eval_accuracy"])
                for run in self.runs]  # fmt: skip
@@ -123,14 +128,43 @@ class Group:
     return [int(image) for image in wrong[order][:number]]
 
 
+def name_of(run: Run) -> str:
+  """What its config is called."""
+  return run.config.name or run.config.model.name
+
+
+def settings(run: Run) -> dict[str, Any]:
+  """What makes a run's config what it is: its keys without seed, places and names."""
+  free = {"seed", *run_directory.FREE_KEYS}
+  values = config_lib.flatten(run.config).items()
+  return {key: value for key, value in values if key not in free}
+
+
+def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+  """A name for each group: its config's, or what it has other than those of one name.
+
+  The keys that differ are given with the last part of their names.
+  """
+  found = []
+  names = [name_of(same[0]) for same in groups]
+  for name, same in zip(names, groups, strict=True):
+    mine = settings(same[0])
+    alike = [settings(g[0]) for n, g in zip(names, groups, strict=True) if n == name]
+    parts = [
+      f"{key.rpartition('.')[2]}={value}"
+      for key, value in mine.items()
+      if any(other[key] != value for other in alike)
+    ]
+    whole = len(alike) == len(groups) and parts
+    found.append(", ".join(parts if whole else [name, *parts]))
+  return found
+
+
 def group(runs: Sequence[Run]) -> list[list[Run]]:
   """Runs that differ in their seed alone, together, in the order of their first."""
-  free = {"seed", *run_directory.FREE_KEYS}
   groups: dict[str, list[Run]] = {}
   for run in runs:
-    values = config_lib.flatten(run.config).items()
-    key = json.dumps([(name, value) for name, value in values if name not in free])
-    groups.setdefault(key, []).append(run)
+    groups.setdefault(json.dumps(settings(run)), []).append(run)
   for same in groups.values():
     seeds = [run.config.seed for run in same]
     if len(set(seeds)) < len(seeds):

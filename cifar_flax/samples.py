@@ -2,10 +2,9 @@
 
 import io
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from cifar_flax import config as config_lib
 from cifar_flax import ops
@@ -25,12 +24,16 @@ def render(
     dataset: the images.
     columns: images of each class.
     step: the update whose augmentation is shown.
+
+  Returns:
+    A PNG.
   """
-  chosen, names = choose(dataset, columns)
-  numbers = chosen.reshape(-1)
-  images = dataset.train.images[numbers]
-  grids = [images, augmented(config, images, numbers, step)]
-  rows, (height, width) = len(names), images.shape[1:3]
+  from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second
+  from matplotlib.figure import Figure
+
+  names, *grids = grids_of(config, dataset, columns, step)
+  rows = len(names)
+  height, width = grids[0].shape[0] // rows, grids[0].shape[1] // columns
   inches = np.array([columns * width, rows * height]) * ENLARGED / 100
   figure = Figure(figsize=(2 * inches[0] + 1.5, inches[1] + 0.7), dpi=100)
   canvas = FigureCanvasAgg(figure)
@@ -39,7 +42,7 @@ def render(
   titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
   for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
     axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
-    axes.imshow(_tiled(grid, rows, columns), interpolation="nearest", aspect="auto")
+    axes.imshow(grid, interpolation="nearest", aspect="auto")
     axes.set_title(title, fontsize=10, color=TEXT, loc="left")
     axes.set_xticks([])
     places = [height * (row + 0.5) for row in range(rows)]
@@ -50,6 +53,37 @@ def render(
   picture = io.BytesIO()
   canvas.print_png(picture)
   return picture.getvalue()
+
+
+def side_by_side(
+  config: config_lib.Config, dataset: datasets.Dataset, columns: int = 8
+) -> np.ndarray:
+  """The grids of `grids_of` for the first update, uint8 `[height, width, 3]`."""
+  _, plain, changed = grids_of(config, dataset, columns, step=0)
+  between = np.full((len(plain), 8, 3), 255, np.uint8)
+  return np.concatenate([plain, between, changed], axis=1)
+
+
+def grids_of(
+  config: config_lib.Config, dataset: datasets.Dataset, columns: int, step: int
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+  """The first images of each class, as they are and as an update trains on them.
+
+  Args:
+    config: its augmentation and seed.
+    dataset: the images.
+    columns: images of each class.
+    step: of the update.
+
+  Returns:
+    The names of the classes, a row each, and both grids, uint8 `[height, width, 3]`.
+  """
+  chosen, names = choose(dataset, columns)
+  numbers = chosen.reshape(-1)
+  images = dataset.train.images[numbers]
+  shown = augmented(config, images, numbers, step)
+  rows = len(names)
+  return names, _tiled(images, rows, columns), _tiled(shown, rows, columns)
 
 
 def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[str]]:
@@ -77,9 +111,14 @@ def augmented(
     numbers: theirs in the training split.
     step: of the update.
   """
-  noise = ops.hash_uint32(config.seed, np.uint32(step), numbers)
-  pixels = augmentation.augment(jnp.float32(images) / 255, noise, config.augmentation)
-  return np.asarray(jnp.round(jnp.clip(pixels, 0, 1) * 255), np.uint8)
+
+  @jax.jit
+  def draw(images, step, numbers):
+    noise = ops.hash_uint32(config.seed, step, numbers)
+    pixels = augmentation.augment(jnp.float32(images) / 255, noise, config.augmentation)
+    return jnp.uint8(jnp.round(jnp.clip(pixels, 0, 1) * 255))
+
+  return np.asarray(draw(images, np.uint32(step), numbers))
 
 
 def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:

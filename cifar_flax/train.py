@@ -15,6 +15,7 @@ from cifar_flax import (
   observers,
   run_directory,
   run_lock,
+  samples,
   steps,
   stopping,
 )
@@ -209,6 +210,7 @@ def train_and_evaluate(
       steps_per_epoch=trainer.program.steps_per_epoch,
       parameters=trainer.parameters()[0],
       device=run_directory.hardware(trainer.devices),
+      samples=lambda: samples.side_by_side(config, trainer.dataset),
     )
     for watcher in watchers:
       stack.callback(watcher.close)

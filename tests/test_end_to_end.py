@@ -146,3 +146,27 @@ def test_real_images_are_learned(tmp_path):
   assert result.returncode == 0, result.stderr
   rows = read_rows(tmp_path / "run")
   assert rows[-1]["train_accuracy"] > 0.3 > rows[0]["train_accuracy"]
+
+
+def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
+  data_dir, tmp_path
+):
+  output = tmp_path / "study"
+  arguments = (
+    *("--config=configs/conv_study.py", "--vary=model.convolution=plain,grouped"),
+    *("--seeds=2", "--at_once=2", f"--output={output}"),
+    *(f"--config.data.data_dir={data_dir}", "--config.batch_size=50"),
+    *("--config.num_epochs=2", "--config.schedule.warmup_epochs=1"),
+  )
+  program, cache = ("-m", "cifar_flax.sweep"), str(tmp_path / "cache")
+  first = run(program, *arguments, XDG_CACHE_HOME=cache)
+  assert first.returncode == 0, first.stderr
+  page = (output / "report" / "report.html").read_text()
+  assert "convolution=plain" in page and "convolution=grouped" in page
+  lost = output / "convolution=grouped" / "seed1"
+  rows = read_rows(lost)
+  (lost / "summary.json").unlink()
+  again = run(program, *arguments, XDG_CACHE_HOME=cache)
+  assert again.returncode == 0, again.stderr
+  assert again.stdout.count("is finished") == 3
+  assert read_rows(lost) == rows

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import logging
@@ -14,7 +15,7 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from cifar_flax import config as config_lib
 from cifar_flax import observers, published
@@ -180,6 +181,37 @@ def test_tensorboard_knows_the_config_and_forgets_what_it_had_read(tmp_path):
   assert [(e.step, e.session_log.status) for e in restarts] == [
     (0, event_pb2.SessionLog.START)
   ]
+
+
+def test_tensorboard_has_the_config_as_hyperparameters(tmp_path):
+  run = make_run(tmp_path)
+  drive(files.TensorBoard(), run, make_rows(1, 1), {"num_epochs": 50})
+  values = {v.tag: v for e in read_events(tmp_path) for v in e.summary.value}
+
+  def plugin(name):
+    metadata = values[f"_hparams_/{name}"].metadata.plugin_data
+    assert metadata.plugin_name == "hparams"
+    return plugin_hparams_pb2.HParamsPluginData.FromString(metadata.content)
+
+  given = plugin("session_start_info").session_start_info.hparams
+  assert given["num_epochs"].number_value == 50
+  assert given["model.name"].string_value == run.config.model.name
+  assert given["augmentation.flip"].bool_value == run.config.augmentation.flip
+  assert set(given) == set(config_lib.flatten(run.config))
+  metrics = {m.name.tag for m in plugin("experiment").experiment.metric_infos}
+  assert metrics <= set(values) and "accuracy/eval" in metrics
+  assert plugin("session_end_info").HasField("session_end_info")
+
+
+def test_tensorboard_has_the_samples_once(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+  run = dataclasses.replace(make_run(tmp_path), samples=lambda: pixels)
+  drive(files.TensorBoard(), run, make_rows(1, 3))
+  values = [v for e in read_events(tmp_path) for v in e.summary.value]
+  (image,) = [v.image for v in values if v.HasField("image")]
+  assert (image.height, image.width) == (6, 9)
+  with PIL.Image.open(io.BytesIO(image.encoded_image_string)) as picture:
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])

@@ -1,6 +1,5 @@
 import json
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -48,13 +47,25 @@ def summary_of(config, **changes):
   return summary | changes
 
 
+class Ended:
+  """A process that has ended."""
+
+  def __init__(self, code):
+    self.code = code
+
+  def poll(self):
+    return self.code
+
+
 class FakeMain:
   """Takes the place of the training processes; parses their commands in earnest."""
 
   def __init__(self, codes=None, **changes):
     self.codes, self.changes, self.workdirs = codes or {}, changes, []
 
-  def __call__(self, command):
+  def __call__(self, job, place):
+    assert place is None
+    command = job.command
     assert command[:3] == [sys.executable, "-m", "cifar_flax.main"]
     config, workdir, flags = main.parse(command[3:])
     assert flags.mode == "train"
@@ -65,13 +76,13 @@ class FakeMain:
     if self.codes.get(name, 0) == 0:
       summary = summary_of(config, **self.changes)
       (workdir / "summary.json").write_text(json.dumps(summary))
-    return self.codes.get(name, 0)
+    return Ended(self.codes.get(name, 0))
 
 
 def go(tmp_path, *flags, run=None):
   run = run or FakeMain()
-  jobs, output = reproduce.plan([f"--output={tmp_path / 'out'}", *flags])
-  code = reproduce.reproduce(jobs, output, "the command", run)
+  planned, output = reproduce.plan([f"--output={tmp_path / 'out'}", *flags])
+  code = reproduce.reproduce(planned, output, "the command", run)
   return code, run.workdirs
 
 
@@ -196,9 +207,9 @@ def test_a_refused_or_interrupted_run_ends_it(tmp_path, capsys, code):
 def test_the_table_is_there_before_a_run_and_after_each(tmp_path):
   seen = []
 
-  def run(command):
+  def run(job, place):
     seen.append(table_of(tmp_path)[0]["net6b"][2])
-    return FakeMain()(command)
+    return FakeMain()(job, place)
 
   run.workdirs = []
   go(tmp_path, "--configs=net6b", "--seeds=3", run=run)
@@ -278,27 +289,3 @@ def test_mistakes_are_answered_before_jax_is_imported(tmp_path):
   assert found == ["{2}", "set()"], done.stderr
   assert done.stderr.count("error: ") == done.stderr.count("\n") == len(lines)
   assert float(seconds) < 1
-
-
-def test_a_command_runs_as_a_process_of_its_own():
-  code = "import os; os._exit(7)"
-  assert reproduce.run_process([sys.executable, "-c", code]) == 7
-
-
-def test_ctrl_c_leaves_the_run_time_to_end(tmp_path):
-  script = (
-    "import os, pathlib, signal, time\n"
-    "try:\n"
-    "  os.kill(os.getppid(), signal.SIGINT)\n"
-    "  time.sleep(0.7)\n"
-    "finally:\n"
-    f"  pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
-  )
-  # A shell ignores Ctrl-C for what it starts in the background, as tests may be.
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    with pytest.raises(KeyboardInterrupt):
-      reproduce.run_process([sys.executable, "-c", script])
-    assert (tmp_path / "saved").exists()
-  finally:
-    signal.signal(signal.SIGINT, before)

@@ -5,9 +5,13 @@ Observers are told what happened and return nothing, so they cannot change a run
 
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax.config import Config
+
+if TYPE_CHECKING:
+  import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Run:
     steps_per_epoch: updates an epoch.
     parameters: of the network, BatchNorm's moving averages included.
     device: in words.
+    samples: draws training images as they are and augmented, uint8
+      `[height, width, 3]`; takes a second.
   """
 
   config: Config
@@ -29,6 +35,7 @@ class Run:
   steps_per_epoch: int
   parameters: int
   device: str
+  samples: "Callable[[], np.ndarray] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)

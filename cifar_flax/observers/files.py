@@ -5,6 +5,7 @@ resuming, the files that list epochs are written anew from the checkpoint's rows
 """
 
 import contextlib
+import io
 import json
 import logging
 import pathlib
@@ -12,13 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
 from cifar_flax import published
 from cifar_flax.checkpoints import write_atomically
 from cifar_flax.errors import naming
 from cifar_flax.observers.base import Observer, Run
+
+if TYPE_CHECKING:
+  import numpy as np
 
 
 class ConfigFile(Observer):
@@ -64,8 +68,9 @@ class MetricsFile(Observer):
 class TensorBoard(Observer):
   """`events.out.tfevents.*`: accuracy/train, accuracy/eval, loss/train, ... by step.
 
-  The tab "Custom Scalars" shows training and evaluation in one chart. On resuming, one
-  new file with the epochs of before takes the place of the old ones: nothing doubles.
+  The tab "Custom Scalars" shows training and evaluation in one chart, "HParams" the
+  config, "Images" the data after the first epoch that is made. On resuming, one new
+  file with the epochs of before takes the place of the old ones: nothing doubles.
   tensorboardX's SummaryWriter would hand its events to a thread, and a run would hang
   once that thread met a full disk; its file format alone is what is used here.
   """
@@ -86,7 +91,7 @@ class TensorBoard(Observer):
 
   def start(self, run: Run) -> None:
     """Writes the config, the layout of the charts and the epochs of before."""
-    self._workdir = run.workdir
+    self._workdir, self._samples = run.workdir, run.samples
     with naming(run.workdir):
       self._start(run)
 
@@ -95,7 +100,9 @@ class TensorBoard(Observer):
       from tensorboardX import event_file_writer, summary
       from tensorboardX.proto import event_pb2
 
-    self._event, self._scalar = event_pb2.Event, summary.scalar
+      config = config_lib.flatten(run.config)
+      experiment, begin, self._end = summary.hparams(config, dict.fromkeys(self.TAGS))
+    self._event, self._tensorboard = event_pb2.Event, summary
     for old in run.workdir.glob("events.out.tfevents.*"):
       old.unlink()
     self._writer = event_file_writer.EventsWriter(str(run.workdir / "events"))
@@ -109,6 +116,8 @@ class TensorBoard(Observer):
       k: ["Multiline", [f"{k}/train", f"{k}/eval"]] for k in ("accuracy", "loss")
     }
     self._add(0, wall_time, summary=summary.custom_scalars({"train and eval": pairs}))
+    for part in (experiment, begin):
+      self._add(0, wall_time, summary=part)
     for row in run.history:
       wall_time += row["seconds"]
       self._add_row(row, wall_time)
@@ -120,13 +129,23 @@ class TensorBoard(Observer):
 
   def _add_row(self, row: dict[str, Any], wall_time: float) -> None:
     for tag, name in self.TAGS.items():
-      self._add(row["step"], wall_time, summary=self._scalar(tag, row[name]))
+      scalar = self._tensorboard.scalar(tag, row[name])
+      self._add(row["step"], wall_time, summary=scalar)
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """Adds a point to every curve."""
+    """Adds a point to every curve, and the images to the first one."""
+    draw, self._samples = self._samples, None
     with naming(self._workdir):
       self._add_row(row, time.time())
+      if draw:
+        picture = _encoded("samples", draw(), self._tensorboard.Summary)
+        self._add(row["step"], time.time(), summary=picture)
       self._writer.flush()  # type: ignore[union-attr]
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    """Marks the run as finished."""
+    with naming(self._workdir):
+      self._add(0, time.time(), summary=self._end)
 
   def close(self) -> None:
     """Closes the file."""
@@ -134,6 +153,22 @@ class TensorBoard(Observer):
     if writer:
       with naming(self._workdir):
         writer.close()
+
+
+def _encoded(tag: str, pixels: "np.ndarray", kind: Any) -> Any:
+  """Pixels [height, width, 3] as a summary of TensorBoard."""
+  from PIL import Image
+
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "png")
+  height, width, channels = pixels.shape
+  image = kind.Image(
+    height=height,
+    width=width,
+    colorspace=channels,
+    encoded_image_string=file.getvalue(),
+  )
+  return kind(value=[kind.Value(tag=tag, image=image)])
 
 
 @contextlib.contextmanager

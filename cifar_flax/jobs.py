@@ -1,0 +1,179 @@
+"""Many runs, one after another or several at once: what `reproduce` and `sweep` share.
+
+Each is a process of `cifar_flax.main` with a run directory of its own, so the same
+command goes on where it was stopped.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from cifar_flax import config as config_lib
+from cifar_flax import run_directory
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+
+USER_ERROR, INTERRUPTED = 2, 130  # exit codes of cifar_flax.main
+GRACE = 30.0  # seconds that runs have to save and end after Ctrl-C
+POLL = 0.05  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One run.
+
+  Attributes:
+    config: all of it, overrides and seed included.
+    workdir: its run directory.
+    command: trains it.
+  """
+
+  config: Config
+  workdir: pathlib.Path
+  command: list[str]
+
+
+class Process(Protocol):
+  """What is needed of `subprocess.Popen`."""
+
+  def poll(self) -> int | None:
+    """The exit code, None while it runs."""
+
+  def wait(self, timeout: float | None = None) -> int:
+    """The exit code, once it has ended."""
+
+  def terminate(self) -> None:
+    """Asks it to end."""
+
+
+def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
+  """The run of a config file with keys set from text.
+
+  Raises:
+    UserError: no such config, a wrong key or value, or `workdir` has another run.
+  """
+  config = config_lib.override(config_lib.load(path), dict(overrides))
+  command = [sys.executable, "-m", "cifar_flax.main", "--config", path]
+  command += ["--workdir", str(workdir)]
+  command += [f"--config.{key}={value}" for key, value in overrides.items()]
+  job = Job(config_lib.validate(config), workdir, command)
+  _check_free(job)
+  return job
+
+
+def _check_free(job: Job) -> None:
+  """Refuses now what `main` would refuse hours later."""
+  file = job.workdir / "config.json"
+  if not file.exists():
+    return
+  before = config_lib.flatten(config_lib.load(str(file)))
+  free = ("num_epochs", *run_directory.FREE_KEYS)
+  for key, now in config_lib.flatten(job.config).items():
+    if key not in free and before[key] != now:
+      raise UserError(
+        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; keep "
+        "that, or choose another --output"
+      )
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+  """The summary in a job's run directory if it is of as many epochs."""
+  return run_directory.finished_summary(job.workdir, job.config.num_epochs)
+
+
+def start_process(job: Job, place: int | None) -> Process:
+  """Starts a run.
+
+  Args:
+    job: the run.
+    place: None gives it this terminal and all devices; a number that accelerator
+      alone, and its lines go to `log.txt` in its run directory.
+  """
+  if place is None:
+    return subprocess.Popen(job.command)
+  job.workdir.mkdir(parents=True, exist_ok=True)
+  environment = {**os.environ, **_only(place, os.environ)}
+  with open(job.workdir / "log.txt", "a") as log:
+    return subprocess.Popen(job.command, env=environment, stdout=log, stderr=log)
+
+
+def _only(place: int, environment: Mapping[str, str]) -> dict[str, str]:
+  """Environment variables that leave a process one GPU or one TPU chip."""
+  given = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+           if name]  # fmt: skip
+  return {
+    "CUDA_VISIBLE_DEVICES": given[place] if place < len(given) else str(place),
+    "TPU_VISIBLE_CHIPS": str(place),
+    "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+    "TPU_PROCESS_BOUNDS": "1,1,1",
+  }
+
+
+def train_all(
+  jobs: Sequence[Job],
+  after: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
+  at_once: int = 1,
+  start: Callable[[Job, int | None], Process] = start_process,
+) -> int:
+  """Makes the runs that are not finished.
+
+  Args:
+    jobs: the runs, in order.
+    after: called after each with the exit codes of those that failed.
+    at_once: how many run beside each other, each with an accelerator of its own.
+    start: starts one, given its place, None if it runs alone.
+
+  Returns:
+    0, or 1 if a run failed, or the code of a run that was refused or interrupted: no
+    other is started after it.
+  """
+  failures: dict[pathlib.Path, int] = {}
+  running: dict[int, tuple[Job, str, Process]] = {}
+  waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
+  code = 0
+  try:
+    while waiting or running:
+      for place in set(range(at_once)) - set(running):
+        if waiting:
+          where, job = waiting.pop(0)
+          if finished(job):
+            print(f"{where}: is finished", flush=True)
+            continue
+          print(f"{where}: {shlex.join(job.command)}", flush=True)
+          process = start(job, None if at_once == 1 else place)
+          running[place] = job, where, process
+      for place, (job, where, process) in list(running.items()):
+        if (ended := process.poll()) is None:
+          continue
+        del running[place]
+        if failed := ended or not finished(job):
+          failures[job.workdir] = int(failed)
+          said = f"{where}: failed with exit code {int(failed)}"
+          print(said, file=sys.stderr, flush=True)
+        elif at_once > 1:
+          print(f"{where}: done", flush=True)
+        after(failures)
+        if ended in (USER_ERROR, INTERRUPTED):  # the other runs would end alike
+          waiting, code = [], ended
+      time.sleep(POLL if running else 0)
+  except KeyboardInterrupt:
+    _wait_for_end([process for _, _, process in running.values()])
+    print("the same command goes on from here", file=sys.stderr)
+    raise
+  return code or (1 if failures else 0)
+
+
+def _wait_for_end(processes: Sequence[Process]) -> None:
+  """Ctrl-C has reached the runs as well: gives them time to end in their own way."""
+  end = time.monotonic() + GRACE
+  for process in processes:
+    try:
+      process.wait(max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+      process.terminate()

@@ -1,0 +1,120 @@
+"""A config with several seeds and values: `python -m cifar_flax.sweep --config FILE`.
+
+--vary KEY=A,B,C (several times for every combination; without values: every name that
+the key may have) and --seeds N make a run each, OUTPUT/KEY=A/seed0 and so on, first
+all with seed 0, then all with seed 1. The same command goes on where it was stopped.
+Then OUTPUT/report has them beside each other, as `cifar_flax.report` does.
+"""
+
+import argparse
+import itertools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cifar_flax import command_line, jobs
+from cifar_flax import config as config_lib
+from cifar_flax import main as main_lib
+from cifar_flax.errors import UserError
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = main_lib.Parser(
+    prog="python -m cifar_flax.sweep",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="--config.KEY=VALUE changes every run; see cifar_flax.main --help",
+    allow_abbrev=False,
+  )
+  parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
+  parser.add_argument("--seeds", type=int, default=1, help="seeds 0.. (%(default)s)")
+  parser.add_argument("--vary", action="append", default=[], metavar="KEY[=A,B,C]")
+  parser.add_argument(
+    "--at_once",
+    type=int,
+    default=1,
+    help="runs beside each other: each has a GPU or TPU chip, or a share of the CPU, "
+    "and writes what it says into its log.txt (%(default)s)",
+  )
+  parser.add_argument("--output", metavar="DIR", help="default: runs/<config>-sweep")
+  return parser
+
+
+def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
+  """The values of each key that `--vary` names.
+
+  Raises:
+    UserError: no such key, one that is set elsewhere or twice, or no values.
+  """
+  known, found = config_lib.fields(), {}
+  for argument in arguments:
+    key, equals, text = argument.partition("=")
+    if key not in known:
+      hint = config_lib.nearest(key, known)
+      raise UserError(f"--vary={argument!r}: no such key{hint}")
+    if key in ("seed", "name") or key in found:
+      hint = "use --seeds" if key == "seed" else "name each key once, and not `name`"
+      raise UserError(f"--vary={argument!r}: {hint}")
+    choices = known[key].metadata["choices"]
+    if not equals and not choices:
+      raise UserError(f"--vary={argument!r}: needs values: --vary={key}=A,B,C")
+    values = text.split(",") if equals else list(choices)
+    if "" in values or len(set(values)) < len(values):
+      raise UserError(f"--vary={argument!r}: must list different values")
+    found[key] = values
+  return found
+
+
+def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
+  """The runs that a command line asks for, the output folder, how many at once.
+
+  Raises:
+    UserError: a wrong flag, config, key or value, or a run directory that is taken.
+  """
+  overrides, others = main_lib.split_overrides(argv)
+  flags = _parser().parse_args(others)
+  if flags.config is None:
+    raise UserError("--config=FILE is missing; for example --config=configs/net6b.py")
+  for name in ("seeds", "at_once"):
+    if getattr(flags, name) < 1:
+      value = getattr(flags, name)
+      raise UserError(f"--{name}={value}: must be an integer >= 1")
+  values = varied(flags.vary)
+  for key in ("seed", "name", *values):
+    if key in overrides:
+      raise UserError(f"--config.{key}={overrides[key]!r}: is set by the sweep")
+  name = config_lib.load(flags.config).name
+  output = pathlib.Path(flags.output or f"runs/{name}-sweep")
+  planned = []
+  for seed in range(flags.seeds):
+    for chosen in itertools.product(*values.values()):
+      setting = dict(zip(values, chosen, strict=True))
+      folder = ",".join(f"{key.split('.')[-1]}={v}" for key, v in setting.items())
+      workdir = output / folder.replace("/", "_") / f"seed{seed}"
+      everything = {**overrides, **setting, "seed": str(seed)}
+      planned.append(jobs.plan(flags.config, everything, workdir))
+  if len({job.workdir for job in planned}) < len(planned):
+    raise UserError("--vary: two keys of the same last part and values are one folder")
+  return planned, output, flags.at_once
+
+
+def run(argv: list[str]) -> int:
+  """Makes the runs that a command line asks for, and their report."""
+  planned, output, at_once = plan(argv)
+  code = jobs.train_all(planned, at_once=at_once)
+  made = [str(job.workdir) for job in planned if jobs.finished(job)]
+  if code in (jobs.USER_ERROR, jobs.INTERRUPTED) or not made:
+    return code
+  from cifar_flax import report
+
+  report.run([*made, "--output", str(output / "report")])
+  return code
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns the exit code, as `cifar_flax.main` does, or 1 if a run failed."""
+  return command_line.answer(run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
