@@ -8,10 +8,11 @@ import dataclasses
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from cifar_flax import config as config_lib
@@ -134,24 +135,18 @@ def train_all(
     other is started after it.
   """
   failures: dict[pathlib.Path, int] = {}
-  running: dict[int, tuple[Job, str, Process]] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
   code = 0
-  try:
-    while waiting or running:
-      for place in set(range(at_once)) - set(running):
-        if waiting:
-          where, job = waiting.pop(0)
-          if finished(job):
-            print(f"{where}: is finished", flush=True)
-            continue
+  with _Places(at_once, start) as places:
+    while waiting or places.taken:
+      while waiting and places.free():
+        where, job = waiting.pop(0)
+        if finished(job):
+          print(f"{where}: is finished", flush=True)
+        else:
           print(f"{where}: {shlex.join(job.command)}", flush=True)
-          process = start(job, None if at_once == 1 else place)
-          running[place] = job, where, process
-      for place, (job, where, process) in list(running.items()):
-        if (ended := process.poll()) is None:
-          continue
-        del running[place]
+          places.take(where, job)
+      for where, job, ended in places.ended():
         if failed := ended or not finished(job):
           failures[job.workdir] = int(failed)
           said = f"{where}: failed with exit code {int(failed)}"
@@ -161,19 +156,58 @@ def train_all(
         after(failures)
         if ended in (USER_ERROR, INTERRUPTED):  # the other runs would end alike
           waiting, code = [], ended
-      time.sleep(POLL if running else 0)
-  except KeyboardInterrupt:
-    _wait_for_end([process for _, _, process in running.values()])
-    print("the same command goes on from here", file=sys.stderr)
-    raise
   return code or (1 if failures else 0)
 
 
-def _wait_for_end(processes: Sequence[Process]) -> None:
-  """Ctrl-C has reached the runs as well: gives them time to end in their own way."""
-  end = time.monotonic() + GRACE
-  for process in processes:
-    try:
-      process.wait(max(0.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
-      process.terminate()
+class _Places:
+  """Runs that go on beside each other; none stays behind when it is left.
+
+  Attributes:
+    taken: the run in each place that has one: what it is called, itself, its process.
+  """
+
+  def __init__(self, number: int, start: Callable[[Job, int | None], Process]):
+    self._number, self._start = number, start
+    self.taken: dict[int, tuple[str, Job, Process]] = {}
+
+  def free(self) -> list[int]:
+    """The places without a run."""
+    return [place for place in range(self._number) if place not in self.taken]
+
+  def take(self, where: str, job: Job) -> None:
+    """Starts a run in the first free place."""
+    place = self.free()[0]
+    process = self._start(job, None if self._number == 1 else place)
+    self.taken[place] = where, job, process
+
+  def ended(self) -> Iterator[tuple[str, Job, int]]:
+    """Waits a little; the runs that have ended, and their exit codes."""
+    for place, (where, job, process) in list(self.taken.items()):
+      if (code := process.poll()) is not None:
+        del self.taken[place]
+        yield where, job, code
+    time.sleep(POLL if self.taken else 0)
+
+  def __enter__(self) -> "_Places":
+    self._before = signal.signal(signal.SIGTERM, _leave)
+    return self
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    signal.signal(signal.SIGTERM, self._before)
+    processes = [process for _, _, process in self.taken.values()]
+    if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached them as well
+      for process in processes:
+        process.terminate()
+    end = time.monotonic() + GRACE
+    for process in processes:
+      try:
+        process.wait(max(0.0, end - time.monotonic()))
+      except subprocess.TimeoutExpired:
+        process.terminate()
+    if processes:
+      print("the same command goes on from here", file=sys.stderr)
+
+
+def _leave(number: int, frame: Any) -> None:
+  """SIGTERM ends a process as any exception does."""
+  sys.exit(128 + number)

@@ -17,23 +17,32 @@ COLORS = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#72b7b2", "#9d
 
 
 def curves(groups: Sequence[Group]) -> bytes:
-  """Accuracy, loss and train-test gap by epoch; published test accuracy dashed."""
+  """Accuracy, loss and train-test gap by epoch; published test accuracy dashed.
+
+  The mean over the seeds, and for the test images and the gap the range of all.
+  """
   figure, panels = _panels(3, 4.2)
   for number, group in enumerate(groups):
     color = COLORS[number % len(COLORS)]
-    for run in group.runs:
-      epochs = [row["epoch"] for row in run.rows]
-      label = group.label if run is group.runs[0] else None
+    length = min(len(run.rows) for run in group.runs)
+    epochs = range(1, length + 1)
 
-      def draw(axes, name: str, factor=1.0, rows=run.rows, x=epochs, **style):
-        axes.plot(x, [factor * row[name] for row in rows], color=color, **style)  # noqa: B023
+    def of_all(name: str, runs=group.runs, length=length) -> np.ndarray:
+      return np.array([[row[name] for row in run.rows[:length]] for run in runs])
 
-      draw(panels[0], "eval_accuracy", 100, lw=1.5, label=label)
-      draw(panels[0], "train_accuracy", 100, lw=0.8, alpha=0.5)
-      draw(panels[1], "eval_loss", lw=1.5)
-      draw(panels[1], "train_loss", lw=0.8, alpha=0.5)
-      gaps = [100 * (row["train_accuracy"] - row["eval_accuracy"]) for row in run.rows]
-      panels[2].plot(epochs, gaps, color=color, lw=1.5)
+    test, train = 100 * of_all("eval_accuracy"), 100 * of_all("train_accuracy")
+    bold = [
+      (panels[0], test),
+      (panels[1], of_all("eval_loss")),
+      (panels[2], train - test),
+    ]
+    for axes, values in bold:
+      label = group.label if axes is panels[0] else None
+      axes.plot(epochs, values.mean(0), color=color, lw=1.6, label=label)
+      axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15,
+                        lw=0)  # fmt: skip
+    for axes, values in ((panels[0], train), (panels[1], of_all("train_loss"))):
+      axes.plot(epochs, values.mean(0), color=color, lw=0.8, alpha=0.5)
     if group.published and (rows := published.curves(group.name)):
       rows = rows[: len(group.runs[0].rows)]
       panels[0].plot([row["epoch"] for row in rows],
@@ -56,19 +65,25 @@ def costs(groups: Sequence[Group]) -> bytes:
   axes_of: list[tuple[str, Callable[[Group], float]]] = [
     ("parameters", lambda group: group.parameters),
     ("multiply-adds of an image", lambda group: group.multiply_adds),
-    ("training time of an image, s", lambda g: 1 / float(np.mean(g.values("speed")))),
+    (
+      "training time of an image, µs",
+      lambda g: 1e6 / float(np.mean(g.values("speed"))),
+    ),
   ]
   for axes, (name, cost_of) in zip(panels, axes_of, strict=True):
     cost = [cost_of(group) for group in groups]
     front = pareto(cost, accuracy)
     axes.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#bbbbbb",
               lw=1, zorder=1)  # fmt: skip
+    side = _sides(cost, accuracy)
     for number, group in enumerate(groups):
       spread = 100 * np.std(group.values("eval_accuracy"), ddof=len(group.runs) > 1)
       axes.errorbar(cost[number], accuracy[number], yerr=spread, fmt="o", ms=5,
                     color=COLORS[number % len(COLORS)], capsize=2)  # fmt: skip
-      axes.annotate(group.label, (cost[number], accuracy[number]), xytext=(5, 4),
-                    textcoords="offset points", fontsize=8, color=TEXT)  # fmt: skip
+      axes.annotate(group.label, (cost[number], accuracy[number]),
+                    xytext=(5, 3 * side[number]), textcoords="offset points",
+                    va="bottom" if side[number] > 0 else "top", fontsize=8,
+                    color=TEXT)  # fmt: skip
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(name, color=TEXT, fontsize=9)
@@ -76,6 +91,17 @@ def costs(groups: Sequence[Group]) -> bytes:
     axes.set_xlim(0, 1.25 * max(cost))
   panels[0].set_ylabel("test accuracy, %", color=TEXT, fontsize=9)
   return _png(figure)
+
+
+def _sides(x: Sequence[float], y: Sequence[float]) -> list[int]:
+  """1 where a label can stand above its point, -1 where another one stands there."""
+  sides = [1] * len(x)
+  high = sorted(range(len(x)), key=lambda i: -y[i])
+  for before, number in zip(high, high[1:], strict=False):
+    near = abs(x[number] - x[before]) < 0.35 * max(x)
+    if near and y[before] - y[number] < 0.06 * (max(y) - min(y)):
+      sides[number] = -sides[before]
+  return sides
 
 
 def pareto(cost: Sequence[float], value: Sequence[float]) -> list[int]:

@@ -141,21 +141,22 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-  """A name for each group: its config's, or what it has other than those of one name.
+  """A name for each group: its config's, and the values that others of it have not.
 
-  The keys that differ are given with the last part of their names.
+  Where all are of one config, the values alone.
   """
-  found = []
   names = [name_of(same[0]) for same in groups]
-  for name, same in zip(names, groups, strict=True):
-    mine = settings(same[0])
-    alike = [settings(g[0]) for n, g in zip(names, groups, strict=True) if n == name]
+  values = [settings(same[0]) for same in groups]
+  found = []
+  for name, mine in zip(names, values, strict=True):
+    alike = [other for n, other in zip(names, values, strict=True) if n == name]
+    differ = [key for key in mine if any(other[key] != mine[key] for other in alike)]
+    short = len(differ) == 1
     parts = [
-      f"{key.rpartition('.')[2]}={value}"
-      for key, value in mine.items()
-      if any(other[key] != value for other in alike)
+      str(mine[key]) if short else f"{key.rpartition('.')[2]}={mine[key]}"
+      for key in differ
     ]
-    whole = len(alike) == len(groups) and parts
+    whole = parts and len(alike) == len(groups)
     found.append(", ".join(parts if whole else [name, *parts]))
   return found
 

@@ -81,6 +81,30 @@ def test_seeds_become_one_row_and_its_figures_are_the_runs(folders):
   assert plain.parameters > 3 * grouped.parameters
 
 
+def test_groups_are_named_by_what_differs(folders):
+  def runs_of(*changes):
+    return [
+      [runs.Run(pathlib.Path("x"), config_lib.override(config_lib.Config(), c), [], {})]
+      for c in changes
+    ]
+
+  a, b = {"name": "a", "seed": "1"}, {"name": "b", "batch_size": "64"}
+  assert runs.labels(runs_of(a)) == ["a"]
+  assert runs.labels(runs_of(a, b)) == ["a", "b"]
+  kinds = [{"name": "a", "model.convolution": k} for k in ("plain", "grouped")]
+  assert runs.labels(runs_of(*kinds)) == ["plain", "grouped"]
+  assert runs.labels(runs_of(*kinds, b)) == ["a, plain", "a, grouped", "b"]
+  both = [{**kind, "batch_size": str(n)} for kind in kinds for n in (1, 2)]
+  assert runs.labels(runs_of(*both))[3] == "batch_size=2, convolution=grouped"
+  # Names and values that do not change what is computed make no group of their own.
+  named = [{**kind, "name": kind["model.convolution"]} for kind in kinds]
+  assert runs.labels(runs_of(*named)) == ["plain", "grouped"]
+
+
+def test_labels_of_near_points_stand_on_two_sides():
+  assert plots._sides([1, 1, 5], [10, 9.9, 1]) == [1, -1, 1]
+
+
 def test_answers_are_counted_by_class(folders):
   group = runs.Group([runs.load(folders[0])])
   matrix = group.confusion()

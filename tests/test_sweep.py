@@ -179,3 +179,27 @@ def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
     assert started[0].wait(10) == -signal.SIGTERM
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_ends_the_runs_and_says_how_to_go_on(tmp_path):
+  """A sweep in a process of its own, whose only run sleeps until it is told to end."""
+  program = (
+    "import pathlib, sys\n"
+    "from cifar_flax import config, jobs\n"
+    "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
+    "command = [sys.executable, '-c', code]\n"
+    "jobs.train_all([jobs.Job(config.Config(), pathlib.Path('run'), command)])\n"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", program],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=tmp_path,
+  ) as process:
+    while process.stdout.readline() != "1\n":
+      pass
+    process.terminate()
+    _, error = process.communicate(timeout=20)  # the run holds stdout until it ends
+  assert process.returncode == 128 + signal.SIGTERM
+  assert error == "the same command goes on from here\n"
