@@ -23,9 +23,23 @@ OPTIMIZERS = ("keras_adam", "adam", "sgd")
 SCHEDULES = ("constant", "staircase", "cosine", "one_cycle")
 
 
-def key(default: Any, meaning: str, *, low=None, high=None, below=None, choices=None):
-  """A config key: its default, its meaning, and `low <= value <= high`, `< below`."""
+def key(
+  default: Any,
+  meaning: str,
+  *,
+  low=None,
+  high=None,
+  below=None,
+  choices=None,
+  prefix=None,
+):
+  """A config key: its default, its meaning, and what it may be.
+
+  That is `low <= value <= high`, `< below`, or one of `choices`, or, where there is a
+  `prefix`, that and more text.
+  """
   limits = {"low": low, "high": high, "below": below, "choices": choices}
+  limits["prefix"] = prefix
   metadata = {"meaning": meaning, **limits}
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -50,9 +64,10 @@ class _Section:
 class Data(_Section):
   """Which images, from where, and which of them train and evaluate."""
 
-  dataset: str = key("cifar10", "name of the data set", choices=data.NAMES)
+  dataset: str = key("cifar10", "name of the data set",
+                     choices=data.NAMES, prefix=data.FOLDER)  # fmt: skip
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
-  archive: str = key("", "official CIFAR-10 tar.gz to prepare from; '' downloads it")
+  archive: str = key("", "official file to prepare it from; '' downloads it")
   train_split: str = key("train", "TFDS split string of the training images")
   eval_split: str = key("test", "TFDS split string evaluated after every epoch")
 
@@ -189,7 +204,8 @@ def _set(config: Any, name: str, value: Any) -> None:
 def _allowed(field: dataclasses.Field) -> str:
   limits = field.metadata
   if limits["choices"]:
-    return "one of " + ", ".join(limits["choices"])
+    more = f", {limits['prefix']}PATH" if limits["prefix"] else ""
+    return "one of " + ", ".join(limits["choices"]) + more
   kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
   words = [kind[field.type]]  # type: ignore[index]
   words += [f">= {limits['low']}"] if limits["low"] is not None else []
@@ -221,7 +237,8 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
   if good and field.type is float:
     good = math.isfinite(value)
   if good and limits["choices"]:
-    good = value in limits["choices"]
+    more = limits["prefix"]
+    good = value in limits["choices"] or bool(more and value.startswith(more))
   if good and limits["low"] is not None:
     good = value >= limits["low"]
   if good and limits["high"] is not None:

@@ -136,8 +136,8 @@ def test_a_file_of_the_house_names_its_command(file):
 
 def test_loading_twice_shares_nothing():
   first, second = (config_lib.load(str(CONFIGS[0])) for _ in range(2))
-  first.model.name = "uniform"
-  assert second.model.name != "uniform"
+  first.model.name = "net6b"
+  assert second.model.name != "net6b"
 
 
 def test_a_variant_imports_its_base_from_any_folder(tmp_path, monkeypatch):

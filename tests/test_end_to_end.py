@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax.data import archives, cifar10
+from cifar_flax.data import archives, cifar
 
 CLASSES = (
   *("airplane", "automobile", "bird", "cat", "deer"),
@@ -46,11 +46,11 @@ def data_dir(tmp_path_factory):
     rng = np.random.default_rng(seed)
     labels = (np.arange(n) % 10).astype(np.uint8)
     pixels = rng.integers(0, 20, (n, 32, 32, 3)) + 22 * labels[:, None, None, None]
-    return pixels.astype(np.uint8), labels
+    return pixels.astype(np.uint8), {"label": labels}
 
   splits = {"train": images(200, 0), "test": images(60, 1)}
-  contents = archives.Contents(splits, list(CLASSES), downloaded_size=0)
-  builder = cifar10.Cifar10(contents, data_dir=folder)
+  contents = archives.Contents(splits, {"label": list(CLASSES)}, downloaded_size=0)
+  builder = cifar.Cifar10(contents, data_dir=folder)
   builder.download_and_prepare(file_format="array_record")
   return folder
 
@@ -162,7 +162,7 @@ def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
   first = run(program, *arguments, XDG_CACHE_HOME=cache)
   assert first.returncode == 0, first.stderr
   page = (output / "report" / "report.html").read_text()
-  assert "convolution=plain" in page and "convolution=grouped" in page
+  assert "<td>plain</td>" in page and "<td>grouped</td>" in page
   lost = output / "convolution=grouped" / "seed1"
   rows = read_rows(lost)
   (lost / "summary.json").unlink()

@@ -122,7 +122,7 @@ MISTAKES = [
   (key("model.ops=fats"), "model.ops='fats'", "fast, lax", "did you mean 'fast'?"),
   (key("optimizer.name=adamw"), "='adamw'", "adam, sgd", "did you mean 'adam'?"),
   (key("schedule.name=cosin"), "='cosin'", "staircase, ", "did you mean 'cosine'?"),
-  (key("data.dataset=cifar100"), "='cifar100'", "shapes10", "did you mean 'cifar10'?"),
+  (key("data.dataset=cifar20"), "='cifar20'", "folder:PATH", "did you mean 'cifar10'?"),
   # Names of runs and folders.
   (key("name=a/b"), "config.name='a/b'", "a name, not a path"),
   (key("name=.."), "config.name='..'", "a name, not a path"),

@@ -1,4 +1,4 @@
-"""Reads the two official CIFAR-10 archives, after checking that they are official.
+"""Reads the official CIFAR archives, after checking that they are official.
 
 Nothing is ever extracted: members are read by their exact names into memory.
 """
@@ -22,34 +22,50 @@ class Published:
   """What is published about an archive.
 
   Attributes:
+    dataset: What it holds.
     kind: `binary` or `python`.
     size: Bytes.
     algorithm: Of the checksum, a name in `hashlib`.
     checksum: Hexadecimal.
   """
 
+  dataset: str
   kind: str
   size: int
   algorithm: str
   checksum: str
 
 
-# The binary archive's line is TFDS's own (url_checksums/cifar10.txt); for the python
+# The binary archives' lines are TFDS's own (url_checksums/*.txt); for the python
 # archive https://www.cs.toronto.edu/~kriz/cifar.html publishes an md5 and nothing else.
 PUBLISHED = {
   "cifar-10-binary.tar.gz": Published(
+    dataset="cifar10",
     kind="binary",
     size=170_052_171,
     algorithm="sha256",
     checksum="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
   ),
   "cifar-10-python.tar.gz": Published(
+    dataset="cifar10",
     kind="python",
     size=170_498_071,
     algorithm="md5",
     checksum="c58f30108f718f92721af3b95e74349a",
   ),
+  "cifar-100-binary.tar.gz": Published(
+    dataset="cifar100",
+    kind="binary",
+    size=168_513_733,
+    algorithm="sha256",
+    checksum="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+  ),
 }
+
+
+def of(dataset: str) -> dict[str, Published]:
+  """The archives of a dataset by name, TFDS's own first."""
+  return {name: p for name, p in PUBLISHED.items() if p.dataset == dataset}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,27 +73,28 @@ class Contents:
   """The images of an archive in their official order.
 
   Attributes:
-    splits: `train` and `test`: images, uint8 `[n, 32, 32, 3]`, and labels, uint8 `[n]`.
-    class_names: The name of each label, in order.
+    splits: `train` and `test`: images, uint8 `[n, 32, 32, 3]`, and labels, uint8 `[n]`,
+      by the name of TFDS's feature.
+    class_names: The name of each label, in order, by the name of the feature.
     downloaded_size: Bytes of the archive.
   """
 
-  splits: dict[str, tuple[np.ndarray, np.ndarray]]
-  class_names: list[str]
+  splits: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]
+  class_names: dict[str, list[str]]
   downloaded_size: int
 
 
-def read(path: pathlib.Path) -> Contents:
-  """Returns what an official archive holds, binary or python.
+def read(path: pathlib.Path, dataset: str) -> Contents:
+  """Returns what an official archive of a dataset holds, binary or python.
 
   Raises:
     UserError: the file cannot be read or is not one of the official archives.
   """
   try:
     with path.open("rb") as file:
-      published = _recognise(path, file)
+      published = _recognise(path, file, dataset)
       file.seek(0)
-      splits, class_names = _READERS[published.kind](file)
+      splits, class_names = _READERS[dataset, published.kind](file)
   except UserError:  # which is a ValueError too
     raise
   except OSError as error:
@@ -89,9 +106,9 @@ def read(path: pathlib.Path) -> Contents:
   return Contents(splits, class_names, published.size)
 
 
-def _recognise(path: pathlib.Path, file: BinaryIO) -> Published:
+def _recognise(path: pathlib.Path, file: BinaryIO, dataset: str) -> Published:
   size = file.seek(0, io.SEEK_END)
-  for published in PUBLISHED.values():
+  for published in of(dataset).values():
     if published.size == size:
       file.seek(0)
       # md5 guards against damage here; nobody can forge a second file to a given md5.
@@ -102,11 +119,11 @@ def _recognise(path: pathlib.Path, file: BinaryIO) -> Published:
         return published
   accepted = " or ".join(
     f"{name} ({published.size} bytes, {published.algorithm} {published.checksum})"
-    for name, published in PUBLISHED.items()
+    for name, published in of(dataset).items()
   )
   raise UserError(
-    f"data.archive={path} ({size} bytes) is not an official CIFAR-10 archive; accepted"
-    f" is {accepted}. Download it again."
+    f"data.archive={path} ({size} bytes) is not an official archive of {dataset};"
+    f" accepted is {accepted}. Download it again."
   )
 
 
@@ -132,40 +149,70 @@ def _images(rows: np.ndarray) -> np.ndarray:
   return rows.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
 
-_Splits = dict[str, tuple[np.ndarray, np.ndarray]]
+_Splits = dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]
+_Names = dict[str, list[str]]
 _BATCHES = {
   "train": [f"data_batch_{number}" for number in range(1, 6)],
   "test": ["test_batch"],
 }
 
 
-def _read_binary(file: BinaryIO) -> tuple[_Splits, list[str]]:
-  """Reads rows of a label byte and 3072 pixel bytes."""
-  names = [f"{batch}.bin" for batches in _BATCHES.values() for batch in batches]
-  members = _members(file, "cifar-10-batches-bin", [*names, "batches.meta.txt"])
+def _binary(
+  file: BinaryIO,
+  folder: str,
+  batches: dict[str, list[str]],
+  labels: dict[str, str],
+) -> tuple[_Splits, _Names]:
+  """Reads rows of label bytes and 3072 pixel bytes.
+
+  Args:
+    file: The archive.
+    folder: In it.
+    batches: The files of each split.
+    labels: The file of its names for each label, in the order of the bytes.
+  """
+  names = [name for split in batches.values() for name in split]
+  members = _members(file, folder, [*names, *labels.values()])
   splits = {}
-  for split, batches in _BATCHES.items():
-    content = b"".join(members[f"{batch}.bin"] for batch in batches)
-    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
-    splits[split] = (_images(rows[:, 1:]), rows[:, 0])
-  return splits, members["batches.meta.txt"].decode("ascii").split()
+  for split, parts in batches.items():
+    content = b"".join(members[name] for name in parts)
+    rows = np.frombuffer(content, np.uint8).reshape(-1, len(labels) + 3072)
+    values = {feature: rows[:, i] for i, feature in enumerate(labels)}
+    splits[split] = (_images(rows[:, len(labels) :]), values)
+  words = {name: members[file].decode("ascii").split() for name, file in labels.items()}
+  return splits, words
 
 
-def _read_python(file: BinaryIO) -> tuple[_Splits, list[str]]:
+def _read_binary(file: BinaryIO) -> tuple[_Splits, _Names]:
+  batches = {split: [f"{n}.bin" for n in names] for split, names in _BATCHES.items()}
+  return _binary(file, "cifar-10-batches-bin", batches, {"label": "batches.meta.txt"})
+
+
+def _read_binary_100(file: BinaryIO) -> tuple[_Splits, _Names]:
+  batches = {split: [f"{split}.bin"] for split in ("train", "test")}
+  labels = {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"}
+  return _binary(file, "cifar-100-binary", batches, labels)
+
+
+def _read_python(file: BinaryIO) -> tuple[_Splits, _Names]:
   """Reads pickled dictionaries of `data` and `labels`, written by Python 2."""
   names = [batch for batches in _BATCHES.values() for batch in batches]
   members = _members(file, "cifar-10-batches-py", [*names, "batches.meta"])
-  splits = {}
+  splits: _Splits = {}
   for split, batches in _BATCHES.items():
     loaded = [_unpickle(members[batch]) for batch in batches]
     rows = np.concatenate([batch[b"data"] for batch in loaded])
     labels = np.concatenate([np.array(batch[b"labels"], np.uint8) for batch in loaded])
-    splits[split] = (_images(rows), labels)
+    splits[split] = (_images(rows), {"label": labels})
   meta = _unpickle(members["batches.meta"])
-  return splits, [name.decode("ascii") for name in meta[b"label_names"]]
+  return splits, {"label": [name.decode("ascii") for name in meta[b"label_names"]]}
 
 
-_READERS = {"binary": _read_binary, "python": _read_python}
+_READERS = {
+  ("cifar10", "binary"): _read_binary,
+  ("cifar10", "python"): _read_python,
+  ("cifar100", "binary"): _read_binary_100,
+}
 
 
 def _dtype(name: bytes, align: int, copy: int) -> np.dtype:

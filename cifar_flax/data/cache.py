@@ -20,7 +20,9 @@ FOLDER = "data"  # of `user_cache`
 _FIELDS = ("images", "labels", "ids")
 
 
-def load(key: str, counts: dict[str, int]) -> tuple[dict[str, Records], str] | None:
+def load(
+  key: str, counts: dict[str, int], num_classes: int
+) -> tuple[dict[str, Records], str] | None:
   """Returns the cached splits and their fingerprint, or None.
 
   There is nothing to return where nothing is cached, or it is damaged.
@@ -28,6 +30,7 @@ def load(key: str, counts: dict[str, int]) -> tuple[dict[str, Records], str] | N
   Args:
     key: Which dataset.
     counts: The number of examples each split must have.
+    num_classes: The labels are below it.
   """
   try:
     path = user_cache.private_folder(FOLDER) / f"{key}.npz"
@@ -42,7 +45,7 @@ def load(key: str, counts: dict[str, int]) -> tuple[dict[str, Records], str] | N
   except Exception as error:  # damage makes zipfile and NumPy fail in many ways
     logging.warning("Rebuilding the damaged cache file %s (%s).", path, error)
     return None
-  if not all(splits[name].fits(count) for name, count in counts.items()):
+  if not all(splits[name].fits(count, num_classes) for name, count in counts.items()):
     logging.warning("Rebuilding the damaged cache file %s (wrong arrays).", path)
     return None
   return splits, fingerprint

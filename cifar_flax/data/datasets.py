@@ -1,4 +1,4 @@
-"""Loads CIFAR-10 or shapes10 through TFDS into two arrays, without TensorFlow.
+"""Loads a data set through TFDS into two arrays, without TensorFlow.
 
 dataset = datasets.load(config.data)
 dataset.train.images  # uint8 [n, 32, 32, 3]
@@ -11,22 +11,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cifar_flax.data import FOLDER, cache, records
 from cifar_flax.data import NAMES as DATASETS
-from cifar_flax.data import cache, records
 from cifar_flax.errors import UserError
 
 __all__ = ["DATASETS", "Dataset", "Info", "Split", "load"]
 
-_VERSIONS = {"cifar10": "3.0.2", "shapes10": "1.0.0"}
+_VERSIONS = {
+  "cifar10": "3.0.2",
+  "cifar100": "3.0.2",
+  "svhn_cropped": "3.1.0",
+  "shapes10": "1.0.0",
+}
+_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10, "shapes10": 10}
+# What is read where the split strings do not ask for more.
+_USUAL = ("train", "test")
 
 
 class Config(Protocol):
   """The part of a configuration that `load` reads; "" stands for "not given".
 
   Attributes:
-    dataset: One of `DATASETS`.
+    dataset: One of `DATASETS`, or `folder:PATH`.
     data_dir: TFDS's data folder; "" is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-    archive: An official CIFAR-10 archive to build from where nothing is prepared yet.
+    archive: An official archive to build from where nothing is prepared yet.
     train_split: A TFDS split string; "" is `train`.
     eval_split: A TFDS split string; "" is `test`.
   """
@@ -44,7 +52,7 @@ class Split:
 
   Attributes:
     images: uint8 `[examples, 32, 32, 3]`.
-    labels: int32 `[examples]`, 0 to 9.
+    labels: int32 `[examples]`, from 0 on.
   """
 
   images: np.ndarray
@@ -89,7 +97,7 @@ def load(config: Config) -> Dataset:
     UserError: the dataset cannot be found, fetched or read, or a split is impossible.
   """
   folder = _locate(config)
-  builder = records.open_folder(folder)
+  builder = records.open_folder(folder, _NUM_CLASSES.get(config.dataset))
   # Before the slow part, so that a mistyped split is refused at once.
   positions = {
     field: _positions(field, spec, builder)
@@ -98,11 +106,15 @@ def load(config: Config) -> Dataset:
       ("data.eval_split", config.eval_split or "test"),
     )
   }
-  key = records.hash_files(folder, builder)
-  counts = {name: split.num_examples for name, split in builder.info.splits.items()}
-  cached = cache.load(key, counts)
+  known = builder.info.splits
+  asked = {name for parts in positions.values() for name, _ in parts}
+  names = [name for name in known if name in asked or name in _USUAL]
+  more = "".join(f"+{name}" for name in names if name not in _USUAL)
+  key = records.hash_files(folder, builder) + more
+  num_classes = builder.info.features["label"].num_classes
+  cached = cache.load(key, {n: known[n].num_examples for n in names}, num_classes)
   if cached is None:
-    splits = records.read(builder)
+    splits = records.read(builder, names)
     fingerprint = records.fingerprint(splits)
     cache.store(key, splits, fingerprint)
   else:
@@ -120,22 +132,28 @@ def load(config: Config) -> Dataset:
 
 def _locate(config: Config) -> pathlib.Path:
   """Returns the folder of the prepared dataset, preparing it where there is none."""
+  given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  data_dir = pathlib.Path(given).expanduser().absolute()
+  # Imported late: a prepared dataset needs none of the builders.
+  if config.dataset.startswith(FOLDER):
+    from cifar_flax.data import folders
+
+    return folders.locate(config.dataset.removeprefix(FOLDER), data_dir)
   if config.dataset not in DATASETS:
     raise UserError(
       f"data.dataset={config.dataset!r} is unknown; it must be one of"
-      f" {', '.join(DATASETS)}."
+      f" {', '.join(DATASETS)} or {FOLDER}PATH."
     )
-  given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  data_dir = pathlib.Path(given).expanduser().absolute()
   folder = data_dir / config.dataset / _VERSIONS[config.dataset]
   if not (folder / records.INFO_FILE).is_file():
-    # Imported late: a prepared dataset needs none of the builders.
-    from cifar_flax.data import cifar10, shapes10
+    from cifar_flax.data import cifar, shapes10, svhn
 
-    if config.dataset == "cifar10":
-      cifar10.prepare(folder, config.archive)
-    else:
+    if config.dataset == "shapes10":
       shapes10.prepare(folder)
+    elif config.dataset == "svhn_cropped":
+      svhn.prepare(folder, config.archive)
+    else:
+      cifar.prepare(folder, config.archive)
   return folder
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from tqdm import tqdm
 from cifar_flax.errors import UserError
 
 IMAGE_SHAPE = (32, 32, 3)
-NUM_CLASSES = 10
 INFO_FILE = "dataset_info.json"
 _FORMAT = "array_record"
 
@@ -36,8 +36,8 @@ class Records:
   labels: np.ndarray
   ids: np.ndarray
 
-  def fits(self, num_examples: int) -> bool:
-    """Whether shapes, types and labels are those of `num_examples` examples."""
+  def fits(self, num_examples: int, num_classes: int) -> bool:
+    """Whether shapes, types and labels are those of so many examples and classes."""
     return (
       self.images.shape == (num_examples, *IMAGE_SHAPE)
       and self.images.dtype == np.uint8
@@ -45,7 +45,7 @@ class Records:
       and self.labels.dtype == np.int32
       and self.ids.shape == (num_examples,)
       and self.ids.dtype.kind == "S"
-      and bool(np.all((self.labels >= 0) & (self.labels < NUM_CLASSES)))
+      and bool(np.all((self.labels >= 0) & (self.labels < num_classes)))
     )
 
 
@@ -58,15 +58,16 @@ def _damaged(path: pathlib.Path, reason: object) -> UserError:
   )
 
 
-def open_folder(folder: pathlib.Path) -> Any:
+def open_folder(folder: pathlib.Path, num_classes: int | None) -> Any:
   """Returns TFDS's builder for a prepared folder, with its features checked.
 
   Args:
     folder: `<data_dir>/<name>/<version>`, as TFDS lays it out.
+    num_classes: That it must have; None: as many as it has.
 
   Raises:
     UserError: the folder is damaged, is not array_record, or holds other features than
-      32x32 RGB images of ten classes.
+      32x32 RGB images of so many classes.
   """
   try:
     builder = tfds.builder_from_directory(folder)
@@ -81,11 +82,13 @@ def open_folder(folder: pathlib.Path) -> Any:
       " set data.data_dir to another folder to have it prepared there."
     )
   builder.info.set_file_format(_FORMAT, override=True, override_if_initialized=True)
-  _check_features(folder, builder.info.features)
+  _check_features(folder, builder.info.features, num_classes)
   return builder
 
 
-def _check_features(folder: pathlib.Path, features: Any) -> None:
+def _check_features(
+  folder: pathlib.Path, features: Any, num_classes: int | None
+) -> None:
   declared = dict(features.items()) if hasattr(features, "items") else {}
   image, label = declared.get("image"), declared.get("label")
   found = {
@@ -93,7 +96,11 @@ def _check_features(folder: pathlib.Path, features: Any) -> None:
     "classes": getattr(label, "num_classes", None),
     "id": "id" in declared,
   }
-  wanted = {"image": (IMAGE_SHAPE, "uint8"), "classes": NUM_CLASSES, "id": True}
+  wanted = {
+    "image": (IMAGE_SHAPE, "uint8"),
+    "classes": num_classes or found["classes"],
+    "id": True,
+  }
   for key, value in wanted.items():
     if found[key] != value:
       raise UserError(
@@ -145,24 +152,27 @@ def fingerprint(splits: dict[str, Records]) -> str:
   return digest.hexdigest()
 
 
-def read(builder: Any) -> dict[str, Records]:
-  """Decodes every split of a prepared dataset.
+def read(builder: Any, names: Sequence[str]) -> dict[str, Records]:
+  """Decodes splits of a prepared dataset.
 
   Args:
     builder: What `open_folder` returned.
+    names: Of the splits.
 
   Raises:
     UserError: a file is damaged, or disagrees with the dataset's description.
   """
-  total = builder.info.splits.total_num_examples
+  splits = {name: builder.info.splits[name] for name in names}
+  total = sum(split.num_examples for split in splits.values())
   with tqdm(total=total, desc="decoding", unit=" images", disable=None) as progress:
     return {
       name: _read_split(builder.info.features, split, progress)
-      for name, split in builder.info.splits.items()
+      for name, split in splits.items()
     }
 
 
 def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
+  num_classes = features["label"].num_classes
   images = np.empty((split.num_examples, *IMAGE_SHAPE), np.uint8)
   labels = np.empty(split.num_examples, np.int32)
   ids: list[bytes] = []
@@ -179,8 +189,9 @@ def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
         ids.append(example["id"])
       except Exception as error:  # TFDS's and Pillow's decoders raise what they please
         raise _damaged(path, f"example {index} is unreadable ({error})") from error
-      if not 0 <= labels[index] < NUM_CLASSES:
-        raise _damaged(path, f"example {index} has label {labels[index]}, not 0 to 9")
+      if not 0 <= labels[index] < num_classes:
+        reason = f"has label {labels[index]}, not 0 to {num_classes - 1}"
+        raise _damaged(path, f"example {index} {reason}")
       progress.update()
   return Records(images, labels, np.array(ids, dtype=np.bytes_))
 

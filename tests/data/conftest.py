@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import stand_ins
 
-from cifar_flax.data import archives, cifar10
+from cifar_flax.data import archives, cifar
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def publish(monkeypatch):
   """Puts a file in the place of an official archive: its size and checksum."""
 
   def put(path: pathlib.Path, kind: str) -> pathlib.Path:
-    name = f"cifar-10-{kind}.tar.gz"
+    name = kind if kind.endswith(".gz") else f"cifar-10-{kind}.tar.gz"
     content = path.read_bytes()
     official = archives.PUBLISHED[name]
     stand_in = dataclasses.replace(
@@ -45,6 +45,13 @@ def publish(monkeypatch):
 def binary_archive(tmp_path, pixels, publish) -> pathlib.Path:
   members = stand_ins.binary_members(pixels)
   return publish(stand_ins.tar_gz(tmp_path / "any name.tgz", members), "binary")
+
+
+@pytest.fixture
+def binary_archive_100(tmp_path, pixels, publish) -> pathlib.Path:
+  members = stand_ins.binary_members_100(pixels)
+  path = stand_ins.tar_gz(tmp_path / "hundred.tgz", members)
+  return publish(path, "cifar-100-binary.tar.gz")
 
 
 @pytest.fixture
@@ -67,12 +74,12 @@ def prepared_once(tmp_path_factory, pixels) -> pathlib.Path:
   data_dir = tmp_path_factory.mktemp("prepared")
   contents = archives.Contents(
     {
-      "train": (pixels.train, pixels.train_labels),
-      "test": (pixels.test, pixels.test_labels),
+      "train": (pixels.train, {"label": pixels.train_labels}),
+      "test": (pixels.test, {"label": pixels.test_labels}),
     },
-    list(stand_ins.CLASS_NAMES),
+    {"label": list(stand_ins.CLASS_NAMES)},
     downloaded_size=12345,
   )
-  builder = cifar10.Cifar10(contents, data_dir=data_dir)
+  builder = cifar.Cifar10(contents, data_dir=data_dir)
   builder.download_and_prepare(file_format="array_record")
   return data_dir

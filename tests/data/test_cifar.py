@@ -13,9 +13,9 @@ import pytest
 import stand_ins
 import tensorflow_datasets as tfds
 from stand_ins import make_config
-from tensorflow_datasets.image_classification import cifar
+from tensorflow_datasets.image_classification import cifar as official
 
-from cifar_flax.data import archives, cifar10, datasets, download
+from cifar_flax.data import archives, cifar, datasets, download
 from cifar_flax.errors import UserError
 
 
@@ -51,46 +51,73 @@ def test_preparing_again_gives_the_same_fingerprint(
   assert infos[0].fingerprint == infos[1].fingerprint
 
 
+def test_a_hundred_classes_and_their_groups(binary_archive_100, pixels):
+  config = make_config(dataset="cifar100", archive=str(binary_archive_100))
+  dataset = datasets.load(config)
+  np.testing.assert_array_equal(dataset.train.images, pixels.train)
+  np.testing.assert_array_equal(dataset.train.labels, 7 * pixels.train_labels)
+  assert dataset.info.class_names == tuple(f"kind_{i}" for i in range(100))
+  builder = tfds.builder("cifar100", data_dir=os.environ["TFDS_DATA_DIR"])
+  rows = {row["id"]: row for row in builder.as_data_source(split="test")}
+  assert rows[b"test_00007"]["coarse_label"] == pixels.test_labels[7]
+  again = datasets.load(make_config(dataset="cifar100"))  # from the cache
+  np.testing.assert_array_equal(again.eval.labels, 7 * pixels.test_labels)
+
+
+def test_an_archive_of_another_dataset_is_refused(binary_archive, binary_archive_100):
+  refused(binary_archive_100, "not an official archive of cifar10;.*cifar-10-python")
+  refused(binary_archive, "not an official archive of cifar100;", dataset="cifar100")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_ours_is_what_tfds_own_builder_writes(
-  binary_archive, tmp_path, pixels, monkeypatch
+  name, request, tmp_path, pixels, monkeypatch
 ):
   """TFDS's builder, with only what imports TensorFlow replaced, as the judge."""
-  datasets.load(make_config(archive=str(binary_archive), data_dir=str(tmp_path / "a")))
+  kind = "binary_archive" if name == "cifar10" else "binary_archive_100"
+  archive = request.getfixturevalue(kind)
+  values = {"dataset": name, "archive": str(archive), "data_dir": str(tmp_path / "a")}
+  datasets.load(make_config(**values))
 
   def read_rows(path, labels_number):
     for row in np.fromfile(path, np.uint8).reshape(-1, labels_number + 3072):
       image = row[labels_number:].reshape(3, 32, 32).transpose(1, 2, 0)
-      yield row[:labels_number], cifar10.preparing.png(np.ascontiguousarray(image))
+      yield row[:labels_number], cifar.preparing.png(np.ascontiguousarray(image))
 
-  for name, content in stand_ins.binary_members(pixels).items():
-    path = tmp_path / "extracted" / name
+  members = stand_ins.binary_members(pixels) | stand_ins.binary_members_100(pixels)
+  for member, content in members.items():
+    path = tmp_path / "extracted" / member
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-  monkeypatch.setattr(cifar, "_load_data", read_rows)
+  monkeypatch.setattr(official, "_load_data", read_rows)
   monkeypatch.setattr(
     tfds.download.DownloadManager,
     "download_and_extract",
     lambda self, url: str(tmp_path / "extracted"),
   )
-  judge = cifar.Cifar10(data_dir=tmp_path / "b", file_format="array_record")
+  kinds = {"cifar10": official.Cifar10, "cifar100": official.Cifar100}
+  judge = kinds[name](data_dir=tmp_path / "b", file_format="array_record")
   judge.download_and_prepare()
-  folder = tmp_path / "a" / "cifar10" / "3.0.2"
+  folder = tmp_path / "a" / name / "3.0.2"
   ours = tfds.builder_from_directory(folder)
   for split in ("train", "test"):
     pairs = zip(
       ours.as_data_source(split=split), judge.as_data_source(split=split), strict=True
     )
     for mine, theirs in pairs:
-      assert (mine["id"], mine["label"]) == (theirs["id"], theirs["label"])
-      np.testing.assert_array_equal(mine["image"], theirs["image"])
+      assert mine.keys() == theirs.keys()
+      for feature in mine:
+        np.testing.assert_array_equal(mine[feature], theirs[feature])
   described = json.loads((folder / "dataset_info.json").read_text())
-  assert described.pop("downloadSize") == str(binary_archive.stat().st_size)
+  assert described.pop("downloadSize") == str(archive.stat().st_size)
   expected = json.loads((judge.data_path / "dataset_info.json").read_text())
-  assert described.pop("moduleName") == "cifar_flax.data.cifar10"
+  assert described.pop("moduleName") == "cifar_flax.data.cifar"
   assert expected.pop("moduleName") == "tensorflow_datasets.image_classification.cifar"
   assert described == expected
-  for name in ("features.json", "label.labels.txt"):
-    assert (folder / name).read_text() == (judge.data_path / name).read_text()
+  files = {path.name for path in folder.glob("*.labels.txt")} | {"features.json"}
+  assert "label.labels.txt" in files
+  for file in files:
+    assert (folder / file).read_text() == (judge.data_path / file).read_text()
 
 
 def test_anyone_with_tfds_reads_it(prepared_once, pixels):
@@ -101,10 +128,12 @@ def test_anyone_with_tfds_reads_it(prepared_once, pixels):
   assert examples[b"test_00007"]["label"] == pixels.test_labels[7]
 
 
-def test_published_checksum_is_the_one_tfds_registered():
-  ((url, info),) = (cifar.Cifar10.url_infos or {}).items()
+@pytest.mark.parametrize("kind", [official.Cifar10, official.Cifar100])
+def test_published_checksum_is_the_one_tfds_registered(kind):
+  ((url, info),) = (kind.url_infos or {}).items()
   published = archives.PUBLISHED[info.filename]
-  assert (url, info.filename) == (cifar10.URL, cifar10.ARCHIVE)
+  assert url == cifar.URL + info.filename
+  assert list(archives.of(published.dataset))[0] == info.filename
   assert (published.size, published.checksum) == (info.size, info.checksum)
   assert published.algorithm == "sha256"
 
@@ -114,9 +143,9 @@ def test_prepared_folder_needs_no_archive(prepared_once):
   assert len(datasets.load(config).train.labels) == stand_ins.NUM_TRAIN
 
 
-def refused(archive, match):
+def refused(archive, match, **values):
   with pytest.raises(UserError, match=match) as error:
-    datasets.load(make_config(archive=str(archive)))
+    datasets.load(make_config(archive=str(archive), **values))
   assert str(archive) in one_line(error)
 
 
@@ -126,13 +155,13 @@ def test_other_bytes_are_refused(kind, request):
   content = bytearray(archive.read_bytes())
   content[len(content) // 2] ^= 1
   archive.write_bytes(content)
-  line = r"^data.archive=.* \(\d+ bytes\) is not an official CIFAR-10 archive"
+  line = r"^data.archive=.* \(\d+ bytes\) is not an official archive of cifar10"
   refused(archive, f"{line}.*binary.*python")
 
 
 def test_other_length_is_refused(binary_archive):
   binary_archive.write_bytes(binary_archive.read_bytes()[:-1])
-  refused(binary_archive, "not an official CIFAR-10 archive")
+  refused(binary_archive, "not an official archive")
 
 
 def test_absent_archive_is_refused(tmp_path):
@@ -209,9 +238,9 @@ import hashlib, pathlib
 name = "cifar-10-python.tar.gz"
 content = pathlib.Path(sys.argv[1]).read_bytes()
 archives.PUBLISHED[name] = archives.Published(
-  "python", len(content), "md5", hashlib.md5(content).hexdigest())
+  "cifar10", "python", len(content), "md5", hashlib.md5(content).hexdigest())
 shapes10.NUM_TRAIN, shapes10.NUM_TEST = 20, 10
-for dataset in datasets.DATASETS:
+for dataset in ("cifar10", "shapes10"):
   archive = sys.argv[1] if dataset == "cifar10" else ""
   for _ in range(2):  # prepared and decoded, then from the cache
     datasets.load(stand_ins.make_config(dataset=dataset, archive=archive))
@@ -247,7 +276,9 @@ def test_without_network_three_ways_out(monkeypatch, tmp_path):
   message = one_line(error)
   for way in ("TFDS_DATA_DIR", "data.data_dir", "data.archive", "dataset=shapes10"):
     assert way in message
-  assert cifar10.URL in message and "no route to host" in message
+  assert (
+    cifar.URL + "cifar-10-binary.tar.gz" in message and "no route to host" in message
+  )
   assert not (tmp_path / "tfds" / "cifar10").exists()
 
 
@@ -264,5 +295,7 @@ def test_downloaded_archive_is_kept_and_used(monkeypatch, binary_archive, tmp_pa
   shutil.rmtree(tmp_path / "tfds" / "cifar10")
   datasets.load(make_config())
   published = archives.PUBLISHED["cifar-10-binary.tar.gz"]
-  assert calls == [(cifar10.URL, published.size, published.checksum)]
+  assert calls == [
+    (cifar.URL + "cifar-10-binary.tar.gz", published.size, published.checksum)
+  ]
   assert dataset.info.download_size == published.size

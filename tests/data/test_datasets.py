@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from stand_ins import NUM_TEST, NUM_TRAIN, make_config
 
 from cifar_flax import user_cache
-from cifar_flax.data import archives, cifar10, datasets, records
+from cifar_flax.data import archives, cifar, datasets, records
 from cifar_flax.errors import UserError
 
 VERSION_FOLDER = pathlib.Path("cifar10") / "3.0.2"
@@ -25,12 +25,13 @@ def sharded(tmp_path_factory, pixels) -> pathlib.Path:
   """As `prepared_once`, but train in four files."""
   data_dir = tmp_path_factory.mktemp("sharded")
   parts = {
-    "train": (pixels.train, pixels.train_labels),
-    "test": (pixels.test, pixels.test_labels),
+    "train": (pixels.train, {"label": pixels.train_labels}),
+    "test": (pixels.test, {"label": pixels.test_labels}),
   }
-  contents = archives.Contents(parts, [f"class {index}" for index in range(10)], 0)
+  names = {"label": [f"class {index}" for index in range(10)]}
+  contents = archives.Contents(parts, names, 0)
   config = tfds.download.DownloadConfig(num_shards=4)
-  cifar10.Cifar10(contents, data_dir=data_dir).download_and_prepare(
+  cifar.Cifar10(contents, data_dir=data_dir).download_and_prepare(
     file_format="array_record", download_config=config
   )
   assert len(list((data_dir / VERSION_FOLDER).glob("*train*"))) == 4
@@ -107,7 +108,7 @@ def test_data_folder_is_the_given_one_then_the_environments_then_homes(
   assert len(datasets.load(make_config()).train.labels) == NUM_TRAIN
   data_dir = folder.parents[1]
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
-  monkeypatch.setattr(cifar10, "prepare", _not_found)
+  monkeypatch.setattr(cifar, "prepare", _not_found)
   refused("not found")
   datasets.load(make_config(data_dir=str(data_dir)))
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -154,7 +155,7 @@ def test_fingerprint_is_of_all_that_a_run_sees():
 
 def test_any_change_of_a_file_is_noticed(folder):
   def hashed():
-    return records.hash_files(folder, records.open_folder(folder))
+    return records.hash_files(folder, records.open_folder(folder, 10))
 
   before = hashed()
   for path in sorted(folder.iterdir()):
@@ -167,7 +168,7 @@ def test_any_change_of_a_file_is_noticed(folder):
 
 def count_reads(monkeypatch) -> list:
   reads, read = [], records.read
-  monkeypatch.setattr(records, "read", lambda b: reads.append(b) or read(b))
+  monkeypatch.setattr(records, "read", lambda *a: reads.append(a) or read(*a))
   return reads
 
 
@@ -265,7 +266,7 @@ def test_other_counts_than_described_are_refused(folder):
   refused(f"holds {NUM_TRAIN} examples where dataset_info.json says {NUM_TRAIN - 1}")
 
 
-class Odd(cifar10.Cifar10, skip_registration=True):
+class Odd(cifar.Cifar10, skip_registration=True):
   """cifar10 with other features, whose description is then made to look right."""
 
   name = "cifar10"
@@ -294,10 +295,10 @@ def prepare_odd(folder, pixels, **attributes):
   images = np.resize(pixels.train, (NUM_TRAIN, *shape))
   labels = np.arange(NUM_TRAIN) % kind.num_classes
   parts = {
-    "train": (images, labels),
-    "test": (images[:NUM_TEST], labels[:NUM_TEST]),
+    "train": (images, {"label": labels}),
+    "test": (images[:NUM_TEST], {"label": labels[:NUM_TEST]}),
   }
-  names = [str(index) for index in range(kind.num_classes)]
+  names = {"label": [str(index) for index in range(kind.num_classes)]}
   other = folder.parents[2] / "odd"
   builder = kind(archives.Contents(parts, names, 0), data_dir=other)
   builder.download_and_prepare(file_format="array_record")
@@ -343,13 +344,13 @@ def test_damaged_descriptions_are_refused(name, content, folder, monkeypatch):
     (folder / name).unlink()
   else:
     (folder / name).write_text(content)
-  monkeypatch.setattr(cifar10, "prepare", lambda folder, archive: None)
+  monkeypatch.setattr(cifar, "prepare", lambda folder, archive: None)
   assert str(folder) in refused("data.data_dir")
 
 
 def test_unknown_dataset_is_refused():
   refused(
-    "data.dataset='cifar100' is unknown; .* cifar10, shapes10", dataset="cifar100"
+    "data.dataset='mnist' is unknown; .* shapes10 or folder:PATH", dataset="mnist"
   )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stand_ins import make_config
 
-from cifar_flax.data import cifar10, datasets, download
+from cifar_flax.data import cifar, datasets, download
 from cifar_flax.errors import UserError
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
@@ -191,7 +191,7 @@ def test_dead_port_is_told_at_once(tmp_path):
 
 def test_silent_host_is_given_up(silent, monkeypatch):
   assert download._SILENCE_SECONDS < 1
-  monkeypatch.setattr(cifar10, "URL", silent)
+  monkeypatch.setattr(cifar, "URL", f"{silent}/")
   start = time.monotonic()
   with pytest.raises(UserError, match=r"no answer|timed out") as error:
     datasets.load(make_config())

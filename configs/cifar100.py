@@ -1,0 +1,19 @@
+"""A hundred classes: `uniform` on CIFAR-100.
+
+make train CONFIG=configs/cifar100.py
+make train CONFIG=configs/cifar100.py ARGS="--config.model.convolution=grouped"
+
+The published networks take CIFAR-100 as well (`--config.data.dataset=cifar100`), but
+their last layer, 7x7 from class to class, has half a million parameters then.
+"""
+
+from cifar_flax.config import Config
+from configs import conv_study
+
+
+def get_config() -> Config:
+  """The recipe of the convolution study."""
+  config = conv_study.get_config()
+  config.data.dataset = "cifar100"
+  config.model.convolution = "plain"
+  return config

@@ -1,0 +1,95 @@
+"""A folder of pictures as a data set: its pixels, its splits, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_ins import make_config
+
+from cifar_flax import config as config_lib
+from cifar_flax import images
+from cifar_flax.data import datasets
+from cifar_flax.errors import UserError
+
+
+def draw(path, seed, size=(32, 32)):
+  pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels).save(path)
+  return pixels
+
+
+@pytest.fixture
+def root(tmp_path):
+  """Two classes, eleven pictures of any size to train on and two to test."""
+  root = tmp_path / "my pictures"
+  for i in range(11):
+    name = ("bee", "ant")[i % 2]
+    draw(root / "train" / name / f"{i:02d}.png", i, (32 + i, 40))
+  draw(root / "test" / "bee" / "a.png", 100)
+  draw(root / "test" / "ant" / "b.PNG", 101)
+  (root / "train" / "notes.txt").write_text("not a class")
+  (root / "train" / "ant" / "notes.txt").write_text("not a picture")
+  (root / "train" / "empty").mkdir()
+  return root
+
+
+def load(root, **values):
+  return datasets.load(make_config(dataset=f"folder:{root}", **values))
+
+
+def test_classes_are_folders_and_pixels_those_that_predict_sees(root):
+  dataset = load(root)
+  assert dataset.info.class_names == ("ant", "bee")
+  assert sorted(dataset.train.labels) == [0] * 5 + [1] * 6
+  files = sorted((root / "train").glob("*/*.png"))  # ids are sorted: class, name
+  expected = np.stack([images.read(file) for file in files])
+  np.testing.assert_array_equal(dataset.train.images, expected)
+  np.testing.assert_array_equal(dataset.eval.labels, [0, 1])
+  np.testing.assert_array_equal(
+    dataset.eval.images[1], np.asarray(Image.open(root / "test" / "bee" / "a.png"))
+  )
+
+
+def test_one_folder_is_divided_by_split_strings(root):
+  with pytest.raises(UserError, match=r"eval_split='test' is no TFDS split"):
+    load(root / "train")
+  dataset = load(root / "train", train_split="train[:7]", eval_split="train[7:]")
+  assert len(dataset.train.labels) == 7 and len(dataset.eval.labels) == 4
+  both = np.concatenate([dataset.train.images, dataset.eval.images])
+  assert len({image.tobytes() for image in both}) == 11
+
+
+def test_a_change_in_the_folder_is_seen(root, tmp_path):
+  first = load(root).info.fingerprint
+  assert load(root).info.fingerprint == first
+  assert len(list((tmp_path / "tfds").glob("folder_*"))) == 1
+  draw(root / "train" / "ant" / "99.png", 5)
+  second = load(root).info.fingerprint
+  (root / "train" / "ant" / "99.png").unlink()
+  assert load(root).info.fingerprint == first != second
+
+
+def test_what_is_no_folder_of_classes_is_refused(root, tmp_path):
+  with pytest.raises(UserError, match="No such file"):
+    load(tmp_path / "absent")
+  with pytest.raises(UserError, match="has 0 classes.*a folder of PNGs"):
+    load(root / "train" / "ant")
+  draw(root / "test" / "cow" / "a.png", 3)
+  with pytest.raises(UserError, match="test has the class 'cow', train has not"):
+    load(root)
+  os.remove(root / "test" / "cow" / "a.png")
+  (root / "train" / "bee" / "bad.png").write_bytes(b"no picture")
+  with pytest.raises(UserError, match="bad.png: neither a PNG nor a JPEG"):
+    load(root)
+  (root / "train" / "bee" / "bad.png").unlink()
+  assert len(load(root).train.labels) == 11
+
+
+def test_a_config_may_name_a_folder():
+  values = {"data.dataset": "folder:/some/where"}
+  config = config_lib.override(config_lib.Config(), values)
+  assert config.data.dataset == "folder:/some/where"
+  with pytest.raises(UserError, match=r"shapes10, folder:PATH"):
+    config_lib.override(config_lib.Config(), {"data.dataset": "folders:/x"})
