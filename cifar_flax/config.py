@@ -69,7 +69,7 @@ class Data(_Section):
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
   archive: str = key("", "official file to prepare it from; '' downloads it")
   train_split: str = key("train", "TFDS split string of the training images")
-  eval_split: str = key("test", "TFDS split string evaluated after every epoch")
+  eval_split: str = key("test", "TFDS split string of the images evaluated")
 
 
 @dataclasses.dataclass(slots=True)
@@ -149,6 +149,9 @@ class Config(_Section):
   num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
   batch_size: int = key(128, "images a step, over all devices", low=1)
   eval_batch_size: int = key(512, "images a forward pass in evaluation", low=1)
+  eval_every: int = key(1, "epochs from one evaluation to the next; the last has one",
+                        low=1)  # fmt: skip
+  eval_flip: bool = key(False, "at the end, also the mean of image and mirror image")
   label_smoothing: float = key(0.0, "weight of the uniform label", low=0.0, below=1.0)
   ema_decay: float = key(0.0, "moving average of the weights, a step; 0 is none",
                          low=0.0, below=1.0)  # fmt: skip

@@ -28,7 +28,8 @@ def curves(groups: Sequence[Group]) -> bytes:
     epochs = range(1, length + 1)
 
     def of_all(name: str, runs=group.runs, length=length) -> np.ndarray:
-      return np.array([[row[name] for row in run.rows[:length]] for run in runs])
+      rows = [[row[name] for row in run.rows[:length]] for run in runs]
+      return np.array(rows, float)  # None, where nothing was evaluated, becomes NaN
 
     test, train = 100 * of_all("eval_accuracy"), 100 * of_all("train_accuracy")
     bold = [
@@ -36,10 +37,13 @@ def curves(groups: Sequence[Group]) -> bytes:
       (panels[1], of_all("eval_loss")),
       (panels[2], train - test),
     ]
+    seen = np.flatnonzero(~np.isnan(test).any(0))
     for axes, values in bold:
-      label = group.label if axes is panels[0] else None
-      axes.plot(epochs, values.mean(0), color=color, lw=1.6, label=label)
-      axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15,
+      style = {"color": color, "marker": "o" if len(seen) < 3 else None, "ms": 4}
+      style["label"] = group.label if axes is panels[0] else None
+      known = values[:, seen]
+      axes.plot(1 + seen, known.mean(0), lw=1.6, **style)
+      axes.fill_between(1 + seen, known.min(0), known.max(0), color=color, alpha=0.15,
                         lw=0)  # fmt: skip
     for axes, values in ((panels[0], train), (panels[1], of_all("train_loss"))):
       axes.plot(epochs, values.mean(0), color=color, lw=0.8, alpha=0.5)

@@ -1,4 +1,4 @@
-"""Trains the published configs to their full length: `make reproduce`.
+"""Trains the published and the tuned configs to their full length: `make reproduce`.
 
 Every config runs with several seeds, one after another, each in a process and a run
 directory of its own, OUTPUT/<config>/seed<k>. The same command goes on where it was
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--configs",
-    default=",".join(published.CONFIGS),
+    default=",".join((*published.CONFIGS, *published.TUNED)),
     help="names in configs/ or files, comma between (default: %(default)s)",
   )
   parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")

@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cifar_flax import published
@@ -83,6 +83,7 @@ def _entry(group: Sequence[tuple[Config, Summary | None]]) -> dict[str, Any]:
     end = published.after(config.name, known.epochs)
   return {
     "config": config.name,
+    "comparable": comparable,
     "epochs": config.num_epochs,
     "published_epochs": known.epochs if known else None,
     "published": _figures(then),
@@ -107,7 +108,9 @@ def _figures(outcome: published.Outcome | None) -> dict[str, float] | None:
   }
 
 
-def _ours(done: Sequence[Summary]) -> dict[str, dict[str, float | None]] | None:
+def _ours(
+  done: Sequence[Summary],
+) -> dict[str, dict[str, float | None] | None] | None:
   """Mean and standard deviation (n - 1) of each figure over finished runs."""
   if not done:
     return None
@@ -119,7 +122,11 @@ def _ours(done: Sequence[Summary]) -> dict[str, dict[str, float | None]] | None:
     "gap": [b - a for a, b in zip(test, train, strict=True)],
     "seconds": [s["seconds"] for s in done],
   }
-  return {
+  flipped = [s["flip_eval_accuracy"] for s in done]
+  if None not in flipped:
+    figures["flip_test_accuracy"] = flipped
+  known: dict[str, dict[str, float | None] | None] = {"flip_test_accuracy": None}
+  return known | {
     name: {
       "mean": statistics.fmean(values),
       "std": statistics.stdev(values) if len(values) > 1 else None,
@@ -132,7 +139,7 @@ def markdown(results: dict[str, Any]) -> str:
   """The table and, below it, what it was made with."""
   lines = ["# Published and ours", "", HEAD]
   lines += [_row(entry) for entry in results["configs"]]
-  lines += ["", *_notes(results)]
+  lines += [*_tuned(results), "", *_notes(results)]
   return "\n".join(lines) + "\n"
 
 
@@ -142,6 +149,54 @@ def _percent(fraction: float) -> str:
 
 def _seconds(seconds: float) -> str:
   return f"{seconds:,.0f}"
+
+
+TUNED_HEAD = """\
+| network | parameters | epochs | test acc., %: published | faithful | tuned | tuned, \
+with mirror images | gap, points: published | faithful | tuned | \
+seconds: faithful | tuned |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def _tuned(results: dict[str, Any]) -> list[str]:
+  """The second table: the tuned configs beside what they are tuned from."""
+  entries = {entry["config"]: entry for entry in results["configs"]}
+  rows = []
+  for name in (name for name in published.TUNED if name in entries):
+    tuned, base = entries[name], entries.get(published.TUNED[name])
+    then = published.after(published.TUNED[name], tuned["epochs"])
+    theirs = _figures(then if tuned["comparable"] else None)
+
+    def shown(entry: dict[str, Any] | None, figure: str) -> str:
+      show = _seconds if figure == "seconds" else _percent
+      return _spread(entry["ours"] if entry else None, figure, show)
+
+    rows.append(
+      [
+        f"`{published.TUNED[name]}`",
+        f"{tuned['parameters']:,}" if tuned["parameters"] else "-",
+        f"{tuned['epochs']}",
+        _percent(theirs["test_accuracy"]) if theirs else "-",
+        *(shown(entry, "test_accuracy") for entry in (base, tuned)),
+        shown(tuned, "flip_test_accuracy"),
+        _percent(theirs["gap"]) if theirs else "-",
+        *(shown(entry, "gap") for entry in (base, tuned)),
+        *(shown(entry, "seconds") for entry in (base, tuned)),
+      ]
+    )
+  if not rows:
+    return []
+  lines = [f"| {' | '.join(cells)} |" for cells in rows]
+  return ["", "## Faithful and tuned", "", TUNED_HEAD, *lines]
+
+
+def _spread(ours: dict[str, Any] | None, figure: str, show: Callable) -> str:
+  """A mean and its deviation, or "-"."""
+  found = ours[figure] if ours else None
+  if found is None:
+    return "-"
+  spread = "" if found["std"] is None else f" ± {show(found['std'])}"
+  return show(found["mean"]) + spread
 
 
 def _row(entry: dict[str, Any]) -> str:
@@ -159,9 +214,7 @@ def _row(entry: dict[str, Any]) -> str:
     theirs = show(entry["published"][name]) if entry["published"] else "-"
     if short and entry["published_at_its_end"]:
       theirs += f" (at {whole}: {show(entry['published_at_its_end'][name])})"
-    ours = entry["ours"][name] if entry["ours"] else {"mean": None, "std": None}
-    spread = "" if ours["std"] is None else f" ± {show(ours['std'])}"
-    cells += [theirs, "-" if ours["mean"] is None else show(ours["mean"]) + spread]
+    cells += [theirs, _spread(entry["ours"], name, show)]
   return "| " + " | ".join(cells) + " |"
 
 
@@ -183,6 +236,12 @@ def _notes(results: dict[str, Any]) -> list[str]:
     notes.append(
       "`net6a` is the network as it was written up, with a falling learning rate; what "
       "ran and was published is `net6a_constant`."
+    )
+  if any(e["config"] in published.TUNED for e in results["configs"]):
+    notes.append(
+      "Tuned: the same networks and parameters, another recipe, chosen without the "
+      "test images. With mirror images: probabilities are the mean of those of an "
+      "image and of its mirror image."
     )
   done, asked = results["runs_finished"], results["runs_asked_for"]
   if done < asked:

@@ -31,6 +31,8 @@ PACKAGES = (
 FREE_KEYS = (
   "name",
   "eval_batch_size",
+  "eval_every",
+  "eval_flip",
   "steps_per_dispatch",
   "data.data_dir",
   "data.archive",
@@ -191,6 +193,7 @@ def summary(
   history: list[dict[str, Any]],
   parameters: tuple[int, int],
   devices: Sequence["jax.Device"],
+  flipped: dict[str, float] | None = None,
 ) -> dict[str, Any]:
   """`summary.json`: what was trained, on what, and how it went.
 
@@ -200,8 +203,10 @@ def summary(
     history: the rows of `metrics.jsonl`.
     parameters: total number, and the trainable ones among them.
     devices: that it ran on.
+    flipped: loss and accuracy with mirror images, if they were evaluated.
   """
-  best = max(history, key=lambda row: row["eval_accuracy"])
+  evaluated = [row for row in history if row["eval_accuracy"] is not None]
+  best = max(evaluated, key=lambda row: row["eval_accuracy"])
   return {
     "name": config.name,
     "network": config.model.name,
@@ -212,6 +217,7 @@ def summary(
     "final_eval_accuracy": history[-1]["eval_accuracy"],
     "best_eval_accuracy": best["eval_accuracy"],
     "best_epoch": best["epoch"],
+    "flip_eval_accuracy": flipped["accuracy"] if flipped else None,
     "final_train_accuracy": history[-1]["train_accuracy"],
     "max_train_accuracy": max(row["train_accuracy"] for row in history),
     "seconds": sum(row["seconds"] for row in history),

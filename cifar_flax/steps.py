@@ -204,14 +204,21 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(config: Config, network: models.Network) -> Callable:
-  """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`."""
+def make_eval_step(config: Config, network: models.Network, flip: bool) -> Callable:
+  """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`.
+
+  With `flip`, probabilities are the mean of those of the image and its mirror image.
+  """
   apply: Callable = network.apply
 
   def eval_step(variables, images, labels, indices, mask) -> Metrics:
     x = _pixels(images[indices], config)
     y = labels[indices]
     logits = apply(variables, x, train=False)
+    if flip:
+      both = jnp.stack([logits, apply(variables, x[:, :, ::-1], train=False)])
+      both = jax.nn.log_softmax(both.astype(jnp.promote_types(both.dtype, jnp.float32)))
+      logits = jnp.logaddexp(*both) - jnp.log(2.0).astype(both.dtype)
     return _metrics(logits, y, cross_entropy(logits, y, 0.0), mask)
 
   return eval_step
@@ -288,6 +295,7 @@ class Program:
       differently compiles nothing again and changes no bit.
     eval_steps: (sums, variables, images, labels, num_steps, indices, mask) -> sums, of
       `Metrics`.
+    flip_eval_steps: the same, each image with its mirror image.
   """
 
   def __init__(
@@ -302,7 +310,6 @@ class Program:
     self.schedule = optimizer.create_schedule(config, self.steps_per_epoch)
     self.tx = optimizer.create_optimizer(config, self.schedule)
     train_step = make_train_step(config, self.network, self.tx, self.steps_per_epoch)
-    eval_step = make_eval_step(config, self.network)
 
     def train_steps(state, images, labels, num_steps, indices):
       def body(i, state):
@@ -310,12 +317,18 @@ class Program:
 
       return jax.lax.fori_loop(0, num_steps, body, state)
 
-    def eval_steps(sums, variables, images, labels, num_steps, indices, mask):
-      def body(i, sums):
-        return sums.merge(eval_step(variables, images, labels, indices[i], mask[i]))
+    def make_eval_steps(flip: bool):
+      eval_step = make_eval_step(config, self.network, flip)
 
-      return jax.lax.fori_loop(0, num_steps, body, sums)
+      def eval_steps(sums, variables, images, labels, num_steps, indices, mask):
+        def body(i, sums):
+          return sums.merge(eval_step(variables, images, labels, indices[i], mask[i]))
+
+        return jax.lax.fori_loop(0, num_steps, body, sums)
+
+      return map_over_devices(eval_steps, devices, 2, (), options)
 
     options = ops.select(config.model.ops).compiler_options
     self.train_steps = map_over_devices(train_steps, devices, 1, (0,), options)
-    self.eval_steps = map_over_devices(eval_steps, devices, 2, (), options)
+    self.eval_steps = make_eval_steps(flip=False)
+    self.flip_eval_steps = make_eval_steps(flip=True)

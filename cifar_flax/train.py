@@ -98,9 +98,9 @@ class Keeper:
   def after_epoch(self, row: dict[str, Any]) -> None:
     """Takes the row into the history, and saves if it is the best or time to."""
     history, config = self.trainer.history, self.trainer.config
-    best = max((r["eval_accuracy"] for r in history), default=-1.0)
+    best = max((_accuracy(r) for r in history), default=-1.0)
     history.append(row)
-    improved = row["eval_accuracy"] > best
+    improved = _accuracy(row) > best
     due = time.monotonic() - self._last_save >= config.checkpoint.min_seconds
     due = due or len(history) == config.num_epochs
     if not self.writes or not (improved or due):
@@ -112,12 +112,21 @@ class Keeper:
       self.save(data)
 
 
+def _accuracy(row: dict[str, Any]) -> float:
+  """Of the evaluation, or -1 for an epoch without one."""
+  return -1.0 if row["eval_accuracy"] is None else row["eval_accuracy"]
+
+
 def run_epoch(
   trainer: Trainer,
   watchers: Sequence[observers.Observer],
   after_dispatch: Callable[[], None],
 ) -> dict[str, Any]:
-  """Trains to the end of an epoch and evaluates; returns its row of `metrics.jsonl`."""
+  """Trains to the end of an epoch and evaluates if it is time to.
+
+  Returns:
+    Its row of `metrics.jsonl`; evaluation's loss and accuracy are None without one.
+  """
   program, started = trainer.program, time.monotonic()
   epoch, first = len(trainer.history) + 1, trainer.steps_into_epoch()
 
@@ -148,7 +157,9 @@ def run_epoch(
     after_dispatch()
     report("evaluate", made, num_steps, images / seconds, sums)
 
-  evaluated = trainer.evaluate(evaluated_some)
+  evaluated: dict[str, Any] = {"loss": None, "accuracy": None}
+  if epoch % trainer.config.eval_every == 0 or epoch == trainer.config.num_epochs:
+    evaluated = trainer.evaluate(evaluated_some)
   step = int(trainer.state.step)
   return {
     "epoch": epoch,
@@ -221,8 +232,16 @@ def train_and_evaluate(
       for watcher in watchers:
         watcher.epoch(row)
 
+    flipped = None
+    if config.eval_flip:
+      flipped = trainer.evaluate(lambda *_: keeper.after_dispatch(), flip=True)
     summary = run_directory.summary(
-      config, trainer.dataset, trainer.history, trainer.parameters(), trainer.devices
+      config,
+      trainer.dataset,
+      trainer.history,
+      trainer.parameters(),
+      trainer.devices,
+      flipped,
     )
     for watcher in watchers:
       watcher.finish(summary)
@@ -242,11 +261,14 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   trainer = Trainer(config)
   trainer.restore(content, run_directory.FREE_KEYS + run_directory.EVALUATION_KEYS)
   result = trainer.evaluate()
+  more = ""
+  if config.eval_flip:
+    more = f", with mirror images {trainer.evaluate(flip=True)['accuracy']:.2%}"
   when = f"epoch {len(trainer.history)}"
   if further := trainer.steps_into_epoch():
     when += f" and {further} steps"
   return (
     f"{which} checkpoint of {workdir}, {when}: "
-    f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} on the "
+    f"accuracy {result['accuracy']:.2%}{more}, loss {result['loss']:.4f} on the "
     f"{len(trainer.dataset.eval.labels)} images of {config.data.eval_split!r}"
   )

@@ -166,12 +166,17 @@ class Trainer:
         f"the last finite step is {finite}; try a lower config.schedule.learning_rate"
       )
 
-  def evaluate(self, progress: Callable[[int, int, steps.Metrics], None] | None = None):
+  def evaluate(
+    self,
+    progress: Callable[[int, int, steps.Metrics], None] | None = None,
+    flip: bool = False,
+  ) -> dict[str, float]:
     """Loss and accuracy on the evaluation split, every image counted once.
 
     Args:
       progress: called after every dispatch with the steps made, their number and the
         sums so far.
+      flip: answers are the mean of those to the image and to its mirror image.
 
     Returns:
       Mean loss and accuracy.
@@ -182,8 +187,10 @@ class Trainer:
     variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
     variables = self.state.ema or variables
     sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
+    program = self.program
+    eval_steps = program.flip_eval_steps if flip else program.eval_steps
     for count, piece in self._dispatches("evaluate", 0, indices, mask):
-      sums = self.program.eval_steps(sums, variables, images, labels, count, *piece)
+      sums = eval_steps(sums, variables, images, labels, count, *piece)
       made += int(count)
       jax.block_until_ready(sums)
       if progress is not None:

@@ -22,6 +22,8 @@ OTHER_VALUES = {
   "num_epochs": "3",
   "batch_size": "64",
   "eval_batch_size": "100",
+  "eval_every": "3",
+  "eval_flip": "true",
   "label_smoothing": "0.1",
   "ema_decay": "0.999",
   "steps_per_dispatch": "5",

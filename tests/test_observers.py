@@ -55,6 +55,7 @@ def summary_of(rows):
     "final_eval_accuracy": 0.7,
     "best_eval_accuracy": 0.71,
     "best_epoch": 2,
+    "flip_eval_accuracy": None,
     "max_train_accuracy": 0.8,
     "seconds": 123.4,
   }

@@ -227,6 +227,44 @@ def test_evaluation_counts_every_image_once():
     assert other.evaluate()["accuracy"] * 50 == pytest.approx(correct, abs=1e-4)
 
 
+def test_with_mirror_images_probabilities_are_the_mean_of_both():
+  run = trained(make_config(batch_size=8), 2, epochs=9)
+  data = run.dataset.eval
+  variables = jax.device_get(
+    {"params": run.state.params, "batch_stats": run.state.batch_stats}
+  )
+  chances = []
+  for images in (data.images, data.images[:, :, ::-1]):
+    pixels = images.astype(np.float32) / 255
+    logits = np.float64(run.program.network.apply(variables, pixels, train=False))
+    chances.append(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+  mean = (chances[0] + chances[1]) / 2
+  result = run.evaluate(flip=True)
+  assert result["accuracy"] == pytest.approx(np.mean(mean.argmax(-1) == data.labels))
+  loss = -np.log(mean[np.arange(50), data.labels]).mean()
+  assert result["loss"] == pytest.approx(loss, rel=1e-5)
+  assert abs(result["loss"] - run.evaluate()["loss"]) > 1e-4
+
+
+def test_evaluation_every_few_epochs_changes_nothing_else(tmp_path):
+  always, seldom = tmp_path / "1", tmp_path / "3"
+  train.train_and_evaluate(make_config(num_epochs=5), always)
+  config = make_config(num_epochs=5, eval_every=3, eval_flip=True)
+  summary = train.train_and_evaluate(config, seldom)
+  rows, fewer = (
+    [json.loads(s) for s in (w / "metrics.jsonl").read_text().splitlines()]
+    for w in (always, seldom)
+  )
+  assert [row["epoch"] for row in fewer if row["eval_loss"] is not None] == [3, 5]
+  for row, other in zip(rows, fewer, strict=True):
+    assert row["train_loss"] == other["train_loss"]
+    assert other["eval_accuracy"] in (row["eval_accuracy"], None)
+  assert summary["best_epoch"] in (3, 5)
+  assert (seldom / "curves.png").exists()
+  flipped = f"with mirror images {summary['flip_eval_accuracy']:.2%}"
+  assert flipped in train.evaluate_checkpoint(config, seldom, "last")
+
+
 def test_moving_average_of_the_weights_by_hand():
   config = make_config(ema_decay=0.75, batch_size=72, num_epochs=1)
   run = trainer.Trainer(config, jax.devices()[:1])

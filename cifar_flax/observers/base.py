@@ -65,7 +65,7 @@ class Observer:
   """Told what happens; does nothing. `close` is called last, after an error too.
 
   A row is what an epoch left: epoch, step, lr, train_loss, train_accuracy, eval_loss,
-  eval_accuracy, images_per_second, seconds.
+  eval_accuracy, images_per_second, seconds; both eval_ are None without an evaluation.
   """
 
   def start(self, run: Run) -> None:

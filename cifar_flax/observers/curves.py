@@ -25,7 +25,7 @@ def render(
 
   Args:
     rows: a dictionary an epoch, at least one: epoch, train_loss, train_accuracy,
-      eval_loss, eval_accuracy; accuracies 0..1.
+      eval_loss, eval_accuracy; accuracies 0..1. Both eval_ may be None.
     title: above both panels.
     published: rows of `published.curves`; drawn up to the run's last epoch.
     eval_name: the split that was evaluated, for the legend.
@@ -71,18 +71,22 @@ def _draw_published(axes, rows, what: str, factor: float) -> None:
 
 
 def _draw_run(axes, rows, what: str, factor: float, eval_name: str) -> None:
-  epochs = [row["epoch"] for row in rows]
-  marker = "o" if len(rows) <= 15 else None
   for split, color, label in (("train", TRAIN, "training"), ("eval", EVAL, eval_name)):
-    values = [row[f"{split}_{what}"] * factor for row in rows]
+    known = [row for row in rows if row[f"{split}_{what}"] is not None]
+    epochs = [row["epoch"] for row in known]
+    values = [row[f"{split}_{what}"] * factor for row in known]
+    marker = "o" if len(known) <= 15 else None
     axes.plot(epochs, values, color=color, lw=1.6, marker=marker, ms=3.5, label=label,
               zorder=3)  # fmt: skip
 
 
 def _name_last_values(axes, row, what: str, factor: float, digits: int) -> None:
-  values = [(row[f"{split}_{what}"] * factor, color) for split, color in _COLORS]
+  found = [(row[f"{split}_{what}"], color) for split, color in _COLORS]
+  values = sorted(
+    (value * factor, color) for value, color in found if value is not None
+  )
   # The upper one above its point and the lower below: they can meet, not overlap.
-  for (value, color), side in zip(sorted(values), ("top", "bottom"), strict=True):
+  for (value, color), side in zip(values, ("top", "bottom"), strict=False):
     axes.annotate(f"{value:.{digits}f}", (row["epoch"], value), xytext=(6, 0),
                   textcoords="offset points", va=side, color=color, fontsize=10,
                   fontweight="bold", annotation_clip=False)  # fmt: skip

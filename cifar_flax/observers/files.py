@@ -129,6 +129,8 @@ class TensorBoard(Observer):
 
   def _add_row(self, row: dict[str, Any], wall_time: float) -> None:
     for tag, name in self.TAGS.items():
+      if row[name] is None:  # an epoch without evaluation
+        continue
       scalar = self._tensorboard.scalar(tag, row[name])
       self._add(row["step"], wall_time, summary=scalar)
 

@@ -49,10 +49,14 @@ class PlainLines(Observer):
     """Writes the epoch's line."""
     self._epoch_seconds = row["seconds"]
     left = (self._run.config.num_epochs - row["epoch"]) * row["seconds"]
+    evaluated = ""
+    if row["eval_loss"] is not None:
+      evaluated = f"eval loss {row['eval_loss']:.4f} "
+      evaluated += f"accuracy {row['eval_accuracy']:.2%}  "
     self._write(
       f"{self._count(row['epoch'])}  "
       f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
-      f"eval loss {row['eval_loss']:.4f} accuracy {row['eval_accuracy']:.2%}  "
+      f"{evaluated}"
       f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s  "
       f"{row['seconds']:.1f} s" + (f", {_time(left)} left" if left else "")
     )
@@ -184,6 +188,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
   notes = [
     f"best epoch: {summary['best_epoch']}, accuracy {summary['best_eval_accuracy']:.2%}"
   ]
+  if summary["flip_eval_accuracy"] is not None:
+    notes.append(f"with mirror images: accuracy {summary['flip_eval_accuracy']:.2%}")
   if known:
     outcomes = _published_outcomes(known, epochs)
     columns += [_column("published", then, known.parameters) for then in outcomes]
