@@ -9,4 +9,7 @@ from configs import net6a_dense, net6b_tuned
 
 def get_config() -> Config:
   """Chosen for `net6b`, on `train[45000:]`."""
-  return net6b_tuned.tuned(net6a_dense.get_config())
+  config = net6b_tuned.tuned(net6a_dense.get_config())
+  config.schedule.learning_rate = 0.002  # no BatchNorm
+  config.model.dense_dropout_rate = 0.5
+  return config

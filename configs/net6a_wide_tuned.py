@@ -9,4 +9,6 @@ from configs import net6a_wide, net6b_tuned
 
 def get_config() -> Config:
   """Chosen for `net6b`, on `train[45000:]`."""
-  return net6b_tuned.tuned(net6a_wide.get_config())
+  config = net6b_tuned.tuned(net6a_wide.get_config())
+  config.schedule.learning_rate = 0.002  # no BatchNorm
+  return config
