@@ -32,20 +32,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    names = list(self._splits["train"])
-    features = tfds.features.FeaturesDict(
-      {
-        "id": tfds.features.Text(),
-        "image": tfds.features.Image(shape=records.IMAGE_SHAPE),
-        "label": tfds.features.ClassLabel(names=names),
-      }
-    )
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=self.__doc__,
-      features=features,
-      supervised_keys=("image", "label"),
-    )
+    return preparing.describe(self, list(self._splits["train"]))
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # nothing to download

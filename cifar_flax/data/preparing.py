@@ -5,13 +5,13 @@ import fcntl
 import io
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cifar_flax.data.records import INFO_FILE
+from cifar_flax.data.records import IMAGE_SHAPE, INFO_FILE
 from cifar_flax.errors import UserError
 
 
@@ -21,6 +21,25 @@ def png(image: np.ndarray) -> io.BytesIO:
   Image.fromarray(image).save(file, "png")
   file.seek(0)
   return file
+
+
+def describe(
+  builder: tfds.core.DatasetBuilder, class_names: Sequence[str]
+) -> tfds.core.DatasetInfo:
+  """TFDS's description of a dataset of ours: CIFAR-10's features, its own classes."""
+  features = tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "image": tfds.features.Image(shape=IMAGE_SHAPE),
+      "label": tfds.features.ClassLabel(names=list(class_names)),
+    }
+  )
+  return tfds.core.DatasetInfo(
+    builder=builder,
+    description=builder.__doc__,
+    features=features,
+    supervised_keys=("image", "label"),
+  )
 
 
 def prepare(

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from cifar_flax.data import drawing, preparing, records
+from cifar_flax.data import drawing, preparing
 
 NUM_TRAIN = 10_000
 NUM_TEST = 2_000
@@ -24,19 +24,7 @@ class Shapes10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features.FeaturesDict(
-      {
-        "id": tfds.features.Text(),
-        "image": tfds.features.Image(shape=records.IMAGE_SHAPE),
-        "label": tfds.features.ClassLabel(names=drawing.CLASS_NAMES),
-      }
-    )
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=self.__doc__,
-      features=features,
-      supervised_keys=("image", "label"),
-    )
+    return preparing.describe(self, drawing.CLASS_NAMES)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # nothing to download
