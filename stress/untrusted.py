@@ -105,7 +105,8 @@ from cifar_flax import main
 from cifar_flax.data import archives
 data = open("{path}", "rb").read()
 digest = hashlib.md5(data).hexdigest()
-archives.PUBLISHED["it"] = archives.Published("python", len(data), "md5", digest)
+archives.PUBLISHED["it"] = archives.Published(
+  "cifar10", "python", len(data), "md5", digest)
 sys.exit(main.main(sys.argv[1:]))
 """
 

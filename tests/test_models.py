@@ -13,7 +13,7 @@ import pytest
 import reference
 
 from cifar_flax import config as config_lib
-from cifar_flax import models, registry, steps, train
+from cifar_flax import models, published, registry, steps, train
 from cifar_flax.config import Config
 from cifar_flax.data import batches, shapes10
 from cifar_flax.errors import UserError
@@ -441,7 +441,12 @@ COVERED = {
   # Convolutions 3*3*3*16 = 432, then 3*3*in + in*out: 16->32 656, 32->32 1,312,
   # 32->64 2,336, 64->64 4,672; 64*10 + 10 = 650; BatchNorm over 208 channels, 416.
   "quickstart": (10_890, 10_474),
+  # 3*3*in*out: 432 + 4,608 + 9,216 + 18,432 + 36,864, and the same 650 and 416.
+  "conv_study": (71_034, 70_618),
+  # 64*100 + 100 in the place of the 650.
+  "cifar100": (76_884, 76_468),
 }
+COVERED |= {name: COVERED[base] for name, base in published.TUNED.items()}
 
 
 def test_every_config_is_covered():
@@ -452,8 +457,9 @@ def test_every_config_is_covered():
 def test_what_the_trainer_makes_of_a_config(name):
   config = config_lib.load(str(CONFIGS[name]))
   devices = jax.devices()[:2]
-  program = steps.Program(config, devices, num_classes=10, num_examples=50_000)
-  assert program.steps_per_epoch == 390
+  num_classes = 100 if config.data.dataset == "cifar100" else 10
+  program = steps.Program(config, devices, num_classes, num_examples=50_000)
+  assert program.steps_per_epoch == (781 if "tuned" in name else 390)
   assert 0 < program.schedule(0) <= config.schedule.learning_rate
   last = config.num_epochs * program.steps_per_epoch - 1
   assert 0 < program.schedule(last) <= config.schedule.learning_rate
