@@ -25,11 +25,11 @@ import numpy as np
 from jax.experimental import topologies
 
 from cifar_flax import config as config_lib
-from cifar_flax import steps
+from cifar_flax import data, steps
 from cifar_flax.ops import compiler
 
 GIB = 2**30
-NUM_EXAMPLES, IMAGE_SHAPE, NUM_CLASSES = 50_000, (32, 32, 3), 10
+NUM_EXAMPLES, IMAGE_SHAPE = 50_000, (32, 32, 3)
 # More memory than the arrays have bytes: layouts that fill small axes up.
 MOST_PADDING = 2.0
 
@@ -101,7 +101,8 @@ def compile_epoch(path: str, topology: str) -> Epoch:
   devices: Any = description.devices
   config = config_lib.load(path)
   with compiler.compiling_for("tpu"):
-    program = steps.Program(config, devices, NUM_CLASSES, NUM_EXAMPLES)
+    num_classes = data.NUM_CLASSES[config.data.dataset]
+    program = steps.Program(config, devices, num_classes, NUM_EXAMPLES)
     state = steps.create_state(config, program.network, program.tx, IMAGE_SHAPE)
     steps_per_epoch = program.steps_per_epoch
     batch = config.batch_size // len(devices)

@@ -67,7 +67,7 @@ class Data(_Section):
   dataset: str = key("cifar10", "name of the data set",
                      choices=data.NAMES, prefix=data.FOLDER)  # fmt: skip
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
-  archive: str = key("", "official file to prepare it from; '' downloads it")
+  archive: str = key("", "official file or folder to prepare it from; '' downloads it")
   train_split: str = key("train", "TFDS split string of the training images")
   eval_split: str = key("test", "TFDS split string of the images evaluated")
 
@@ -241,7 +241,8 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
     good = math.isfinite(value)
   if good and limits["choices"]:
     more = limits["prefix"]
-    good = value in limits["choices"] or bool(more and value.startswith(more))
+    named = more and value.startswith(more) and value != more
+    good = value in limits["choices"] or bool(named)
   if good and limits["low"] is not None:
     good = value >= limits["low"]
   if good and limits["high"] is not None:

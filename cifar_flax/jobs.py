@@ -4,6 +4,7 @@ Each is a process of `cifar_flax.main` with a run directory of its own, so the s
 command goes on where it was stopped.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -20,8 +21,9 @@ from cifar_flax import run_directory
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
-USER_ERROR, INTERRUPTED = 2, 130  # exit codes of cifar_flax.main
-GRACE = 30.0  # seconds that runs have to save and end after Ctrl-C
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes of cifar_flax.main
+OWN_WAY = 10.0  # seconds that runs have to save and end after Ctrl-C by themselves
+GRACE = 30.0  # and after SIGTERM
 POLL = 0.05  # seconds
 
 
@@ -70,22 +72,28 @@ def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
 
 def _check_free(job: Job) -> None:
   """Refuses now what `main` would refuse hours later."""
-  file = job.workdir / "config.json"
+  file, rows = job.workdir / "config.json", job.workdir / "metrics.jsonl"
   if not file.exists():
     return
   before = config_lib.flatten(config_lib.load(str(file)))
-  free = ("num_epochs", *run_directory.FREE_KEYS)
+  free = run_directory.free_keys(job.config)
   for key, now in config_lib.flatten(job.config).items():
     if key not in free and before[key] != now:
       raise UserError(
         f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; keep "
         "that, or choose another --output"
       )
+  made = len(rows.read_text().splitlines()) if rows.exists() else 0
+  if made > job.config.num_epochs:
+    raise UserError(
+      f"config.num_epochs={job.config.num_epochs}: {job.workdir} has finished {made} "
+      "epochs; give as many or more, or another --output"
+    )
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-  """The summary in a job's run directory if it is of as many epochs."""
-  return run_directory.finished_summary(job.workdir, job.config.num_epochs)
+  """The summary in a job's run directory if it has all that the job asks for."""
+  return run_directory.finished_summary(job.workdir, job.config)
 
 
 def start_process(job: Job, place: int | None) -> Process:
@@ -104,12 +112,26 @@ def start_process(job: Job, place: int | None) -> Process:
     return subprocess.Popen(job.command, env=environment, stdout=log, stderr=log)
 
 
+def check_places(number: int, environment: Mapping[str, str]) -> None:
+  """Raises UserError where fewer GPUs are given than runs at once."""
+  given = _given(environment)
+  if given is not None and 0 < len(given) < number:
+    raise UserError(
+      f"--at_once={number}: CUDA_VISIBLE_DEVICES={','.join(given)} gives {len(given)}"
+    )
+
+
+def _given(environment: Mapping[str, str]) -> list[str] | None:
+  """The GPUs that the user names: none of them for "" and -1, None without a word."""
+  text = environment.get("CUDA_VISIBLE_DEVICES")
+  return None if text is None else [n for n in text.split(",") if n not in ("", "-1")]
+
+
 def _only(place: int, environment: Mapping[str, str]) -> dict[str, str]:
   """Environment variables that leave a process one GPU or one TPU chip."""
-  given = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-           if name]  # fmt: skip
+  given = _given(environment)
   return {
-    "CUDA_VISIBLE_DEVICES": given[place] if place < len(given) else str(place),
+    "CUDA_VISIBLE_DEVICES": str(place) if given is None else "".join(given[place:][:1]),
     "TPU_VISIBLE_CHIPS": str(place),
     "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
     "TPU_PROCESS_BOUNDS": "1,1,1",
@@ -121,6 +143,7 @@ def train_all(
   after: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
   at_once: int = 1,
   start: Callable[[Job, int | None], Process] = start_process,
+  ends: Sequence[int] = (INTERRUPTED, TERMINATED),
 ) -> int:
   """Makes the runs that are not finished.
 
@@ -129,10 +152,10 @@ def train_all(
     after: called after each with the exit codes of those that failed.
     at_once: how many run beside each other, each with an accelerator of its own.
     start: starts one, given its place, None if it runs alone.
+    ends: exit codes of a run after which no other is started.
 
   Returns:
-    0, or 1 if a run failed, or the code of a run that was refused or interrupted: no
-    other is started after it.
+    0, or 1 if a run failed, or the one of `ends` that a run ended with.
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
@@ -154,7 +177,7 @@ def train_all(
         elif at_once > 1:
           print(f"{where}: done", flush=True)
         after(failures)
-        if ended in (USER_ERROR, INTERRUPTED):  # the other runs would end alike
+        if ended in ends:
           waiting, code = [], ended
   return code or (1 if failures else 0)
 
@@ -168,6 +191,7 @@ class _Places:
 
   def __init__(self, number: int, start: Callable[[Job, int | None], Process]):
     self._number, self._start = number, start
+    self._told: int | None = None  # the signal that asked for an end
     self.taken: dict[int, tuple[str, Job, Process]] = {}
 
   def free(self) -> list[int]:
@@ -181,7 +205,13 @@ class _Places:
     self.taken[place] = where, job, process
 
   def ended(self) -> Iterator[tuple[str, Job, int]]:
-    """Waits a little; the runs that have ended, and their exit codes."""
+    """Waits a little; the runs that have ended, and their exit codes.
+
+    Raises:
+      SystemExit: SIGTERM has come.
+    """
+    if self._told is not None:
+      sys.exit(128 + self._told)
     for place, (where, job, process) in list(self.taken.items()):
       if (code := process.poll()) is not None:
         del self.taken[place]
@@ -189,25 +219,29 @@ class _Places:
     time.sleep(POLL if self.taken else 0)
 
   def __enter__(self) -> "_Places":
-    self._before = signal.signal(signal.SIGTERM, _leave)
+    # Not an exception: it could come between the start of a run and its being known.
+    self._before = signal.signal(signal.SIGTERM, self._tell)
     return self
+
+  def _tell(self, number: int, frame: Any) -> None:
+    self._told = number
 
   def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
     signal.signal(signal.SIGTERM, self._before)
     processes = [process for _, _, process in self.taken.values()]
-    if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached them as well
-      for process in processes:
-        process.terminate()
-    end = time.monotonic() + GRACE
+    if isinstance(error, KeyboardInterrupt):  # has most likely reached them as well
+      _wait(processes, OWN_WAY)
     for process in processes:
-      try:
-        process.wait(max(0.0, end - time.monotonic()))
-      except subprocess.TimeoutExpired:
+      if process.poll() is None:
         process.terminate()
+    _wait(processes, GRACE)
     if processes:
       print("the same command goes on from here", file=sys.stderr)
 
 
-def _leave(number: int, frame: Any) -> None:
-  """SIGTERM ends a process as any exception does."""
-  sys.exit(128 + number)
+def _wait(processes: Sequence[Process], seconds: float) -> None:
+  """Waits for their ends, so long at most."""
+  end = time.monotonic() + seconds
+  for process in processes:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(max(0.0, end - time.monotonic()))

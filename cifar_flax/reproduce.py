@@ -89,8 +89,10 @@ def reproduce(
     results.write(output, entries, failed, command)
 
   write_table({})
-  code = jobs.train_all(planned, write_table, start=start)
-  if code not in (jobs.USER_ERROR, jobs.INTERRUPTED):
+  # A run that is refused tells that the others would be.
+  ends = (jobs.USER_ERROR, jobs.INTERRUPTED, jobs.TERMINATED)
+  code = jobs.train_all(planned, write_table, start=start, ends=ends)
+  if code not in ends:
     print((output / "results.md").read_text())
   return code
 

@@ -122,7 +122,7 @@ def _ours(
     "gap": [b - a for a, b in zip(test, train, strict=True)],
     "seconds": [s["seconds"] for s in done],
   }
-  flipped = [s["flip_eval_accuracy"] for s in done]
+  flipped = [s.get("flip_eval_accuracy") for s in done]
   if None not in flipped:
     figures["flip_test_accuracy"] = flipped
   known: dict[str, dict[str, float | None] | None] = {"flip_test_accuracy": None}

@@ -46,6 +46,12 @@ EVALUATION_KEYS = ("data.eval_split", "model.dtype", "model.ops")
 OPEN_ENDED_SCHEDULES = ("constant", "staircase")
 
 
+def free_keys(config: Config) -> tuple[str, ...]:
+  """The keys that may differ when a run goes on."""
+  open_ended = config.schedule.name in OPEN_ENDED_SCHEDULES
+  return (*FREE_KEYS, "num_epochs") if open_ended else FREE_KEYS
+
+
 def snapshot(
   state: Any, config: Config, info: "datasets.Info", history: list[dict[str, Any]]
 ) -> bytes:
@@ -73,7 +79,7 @@ def resume(
   config: Config,
   info: "datasets.Info",
   state: Any,
-  free_keys: Sequence[str] = FREE_KEYS,
+  may_differ: Sequence[str] = (),
 ) -> Any:
   """The state in a checkpoint, if it is this run's.
 
@@ -82,7 +88,7 @@ def resume(
     config: of the run that wants to go on.
     info: of its data.
     state: of the same structure and shapes.
-    free_keys: of the config, that may differ.
+    may_differ: keys of the config, besides `free_keys`.
 
   Raises:
     UserError: the checkpoint's config or data would make it another run.
@@ -99,9 +105,7 @@ def resume(
     raise
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
     raise another_version(error) from None
-  free = set(free_keys)
-  if config.schedule.name in OPEN_ENDED_SCHEDULES:
-    free.add("num_epochs")
+  free = {*free_keys(config), *may_differ}
   for name, now in config_lib.flatten(config).items():
     if name not in free and before[name] != now:
       raise UserError(
@@ -180,11 +184,15 @@ def versions() -> dict[str, str]:
   return found
 
 
-def finished_summary(workdir: pathlib.Path, num_epochs: int) -> dict[str, Any] | None:
-  """The summary of a run that has reached its last epoch, else None."""
+def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
+  """The summary of a run that has all that its config asks for, else None."""
   file = workdir / "summary.json"
   found = json.loads(file.read_text()) if file.exists() else None
-  return found if found and found["num_epochs"] == num_epochs else None
+  if not found or found["num_epochs"] != config.num_epochs:
+    return None
+  if config.eval_flip and found.get("flip_eval_accuracy") is None:
+    return None
+  return found
 
 
 def summary(

@@ -60,7 +60,8 @@ class Group:
     label: what tells it from the other groups of a report.
     runs: at least one.
     parameters, multiply_adds: of the network.
-    published: what is published of it, None if nothing compares.
+    published: what is published of a config of this name, None if nothing compares or
+      the report has other runs of it, with changes.
     labels: of the evaluation images.
     chances: probabilities that the first run's last checkpoint gives them,
       `[images, classes]`.
@@ -81,6 +82,7 @@ class Group:
     self.parameters = first.facts["parameters"]
     comparable = first.config.data.dataset == published.DATASET
     epochs = len(first.rows)
+    comparable = comparable and self.label == self.name
     self.published = published.after(self.name, epochs) if comparable else None
     dataset = datasets.load(first.config.data)
     if dataset.info.fingerprint != first.facts["data"]["fingerprint"]:

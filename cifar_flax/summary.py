@@ -12,7 +12,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cifar_flax import command_line
+from cifar_flax import command_line, data
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError
@@ -110,11 +110,13 @@ def run(argv: list[str]) -> None:
   config, flags = _parse(argv)
   from cifar_flax import structure  # imports JAX
 
-  layers = structure.layers(config.model)
+  # Of a folder's classes nothing is known before it is read.
+  num_classes = data.NUM_CLASSES.get(config.data.dataset, 10)
+  layers = structure.layers(config.model, num_classes)
   if flags.format == "json":
     print(to_json(layers, config))
   else:
-    title = f"{config.model.name}, for an image of 32x32x3"
+    title = f"{config.model.name}, from an image of 32x32x3 to {num_classes} classes"
     print(text(layers, title, markdown=flags.format == "markdown"))
   if flags.plot:
     from cifar_flax import drawing

@@ -8,11 +8,12 @@ Then OUTPUT/report has them beside each other, as `cifar_flax.report` does.
 
 import argparse
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from cifar_flax import command_line, jobs
+from cifar_flax import command_line, jobs, run_directory
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError
@@ -52,15 +53,17 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
     if key not in known:
       hint = config_lib.nearest(key, known)
       raise UserError(f"--vary={argument!r}: no such key{hint}")
-    if key in ("seed", "name") or key in found:
-      hint = "use --seeds" if key == "seed" else "name each key once, and not `name`"
+    if key == "seed" or key in found:
+      hint = "use --seeds" if key == "seed" else "name each key once"
       raise UserError(f"--vary={argument!r}: {hint}")
+    if key in run_directory.FREE_KEYS:
+      raise UserError(f"--vary={argument!r}: changes nothing that is computed")
     choices = known[key].metadata["choices"]
     if not equals and not choices:
       raise UserError(f"--vary={argument!r}: needs values: --vary={key}=A,B,C")
     values = text.split(",") if equals else list(choices)
-    if "" in values or len(set(values)) < len(values):
-      raise UserError(f"--vary={argument!r}: must list different values")
+    if "" in values:
+      raise UserError(f"--vary={argument!r}: a value is empty")
     found[key] = values
   return found
 
@@ -93,8 +96,10 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
       workdir = output / folder.replace("/", "_") / f"seed{seed}"
       everything = {**overrides, **setting, "seed": str(seed)}
       planned.append(jobs.plan(flags.config, everything, workdir))
-  if len({job.workdir for job in planned}) < len(planned):
-    raise UserError("--vary: two keys of the same last part and values are one folder")
+  pairs = itertools.combinations(planned, 2)
+  if any(a.workdir == b.workdir or a.config == b.config for a, b in pairs):
+    raise UserError("--vary: two of the runs would be the same")
+  jobs.check_places(flags.at_once, os.environ)
   return planned, output, flags.at_once
 
 
@@ -103,7 +108,7 @@ def run(argv: list[str]) -> int:
   planned, output, at_once = plan(argv)
   code = jobs.train_all(planned, at_once=at_once)
   made = [str(job.workdir) for job in planned if jobs.finished(job)]
-  if code in (jobs.USER_ERROR, jobs.INTERRUPTED) or not made:
+  if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not made:
     return code
   from cifar_flax import report
 

@@ -174,6 +174,18 @@ def run_epoch(
   }
 
 
+def complete_last(trainer: Trainer, keeper: Keeper) -> None:
+  """Evaluates the last epoch if it was not the last when it was made."""
+  history = trainer.history
+  if len(history) < trainer.config.num_epochs or history[-1]["eval_loss"] is not None:
+    return
+  result = trainer.evaluate(lambda *_: keeper.after_dispatch())
+  row = history.pop()
+  keeper.after_epoch(
+    row | {"eval_loss": result["loss"], "eval_accuracy": result["accuracy"]}
+  )
+
+
 def train_and_evaluate(
   config: Config,
   workdir: pathlib.Path,
@@ -208,12 +220,13 @@ def train_and_evaluate(
       stack.enter_context(run_lock.hold(workdir))
       checkpoints.remove_leftovers(folder)
     trainer = start(config, workdir)
-    if before := run_directory.finished_summary(workdir, config.num_epochs):
+    if before := run_directory.finished_summary(workdir, config):
       logging.warning("%s: has finished all of its epochs", workdir)
       return before
     if watchers is None or not writes:
       watchers = observers.create(began=began) if writes else []
     keeper = Keeper(trainer, folder, stop or stopping.Watch())
+    complete_last(trainer, keeper)
     run = observers.Run(
       config=config,
       workdir=workdir,
@@ -259,7 +272,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   """
   content = checkpoints.restore(workdir / "checkpoints", which)
   trainer = Trainer(config)
-  trainer.restore(content, run_directory.FREE_KEYS + run_directory.EVALUATION_KEYS)
+  trainer.restore(content, run_directory.EVALUATION_KEYS)
   result = trainer.evaluate()
   more = ""
   if config.eval_flip:

@@ -92,13 +92,13 @@ class Trainer:
   def restore(
     self,
     content: dict[str, Any] | None,
-    free_keys: Sequence[str] = run_directory.FREE_KEYS,
+    may_differ: Sequence[str] = (),
   ) -> None:
     """Takes the state and history of a checkpoint, if there is one, to the devices.
 
     Args:
       content: of the checkpoint file.
-      free_keys: of the config, that may differ from the checkpoint's.
+      may_differ: keys of the config, besides those that always may.
 
     Raises:
       UserError: it belongs to another run.
@@ -106,7 +106,7 @@ class Trainer:
     if content is not None:
       info = self.dataset.info
       self.state = run_directory.resume(
-        content, self.config, info, self.state, free_keys
+        content, self.config, info, self.state, may_differ
       )
       self.history = run_directory.history_of(content)
     self.state = steps.replicate(self.state, self.devices)

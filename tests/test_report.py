@@ -96,9 +96,10 @@ def test_groups_are_named_by_what_differs(folders):
   assert runs.labels(runs_of(*kinds, b)) == ["a, plain", "a, grouped", "b"]
   both = [{**kind, "batch_size": str(n)} for kind in kinds for n in (1, 2)]
   assert runs.labels(runs_of(*both))[3] == "batch_size=2, convolution=grouped"
-  # Names and values that do not change what is computed make no group of their own.
-  named = [{**kind, "name": kind["model.convolution"]} for kind in kinds]
-  assert runs.labels(runs_of(*named)) == ["plain", "grouped"]
+  # What does not change what is computed makes no group of its own.
+  free = {**a, "seed": "2", "eval_every": "7", "data.data_dir": "/elsewhere"}
+  (group,) = runs.group([same[0] for same in runs_of(a, free)])
+  assert [run.config.seed for run in group] == [1, 2]
 
 
 def test_labels_of_near_points_stand_on_two_sides():
@@ -132,6 +133,7 @@ def test_published_figures_stand_beside_a_published_network(folders):
   group = runs.Group([run])
   cells = dict(zip(report.COLUMNS, report.row(group), strict=True))
   assert cells["published"] == "64.40"  # after two epochs
+  assert runs.Group([run], "net6b, sgd").published is None  # not of another recipe
   assert plots.curves([group]).startswith(b"\x89PNG")
 
 

@@ -1,5 +1,7 @@
 """Sweeps: what is planned, made, gone on with and reported; several runs at once."""
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -52,10 +54,13 @@ def test_a_key_without_values_takes_every_name_there_is():
   [
     (["--vary=model.convolutoin=plain"], "no such key.*model.convolution"),
     (["--vary=seed=1,2"], "use --seeds"),
-    (["--vary=name=a,b"], "not `name`"),
+    (["--vary=name=a,b"], "changes nothing that is computed"),
+    (["--vary=eval_every=1,2"], "changes nothing that is computed"),
+    (["--vary=augmentation.flip=true,1"], "two of the runs would be the same"),
+    (["--vary=schedule.learning_rate=0.1,0.10"], "two of the runs would be the same"),
     (["--vary=batch_size"], "needs values"),
-    (["--vary=batch_size=64,64"], "different values"),
-    (["--vary=batch_size=64,"], "different values"),
+    (["--vary=batch_size=64,64"], "two of the runs would be the same"),
+    (["--vary=batch_size=64,"], "a value is empty"),
     (["--vary=batch_size=many"], "batch_size='many'"),
     (["--vary=model.convolution=plain,gruoped"], "gruoped.*grouped"),
     (["--vary=batch_size=1", "--vary=batch_size=2"], "each key once"),
@@ -96,6 +101,39 @@ def test_what_is_finished_is_not_made_again_and_another_run_not_overwritten(tmp_
     plan(*flags, "--config.batch_size=64")
 
 
+def test_a_run_that_is_refused_takes_no_other_with_it(tmp_path, capsys):
+  _, planned, _ = plan("--seeds=3", f"--output={tmp_path}")
+  run = FakeMain({f"{tmp_path.name}/seed0": 2})
+  assert jobs.train_all(planned, start=run) == 1
+  assert [name.split("/")[1] for name in run.workdirs] == ["seed0", "seed1", "seed2"]
+  assert "seed0: failed with exit code 2" in capsys.readouterr().err
+  run = FakeMain({f"{tmp_path.name}/seed0": 143})  # but one that was told to end does
+  assert jobs.train_all(planned, start=run) == 143
+  assert len(run.workdirs) == 1
+
+
+@pytest.mark.parametrize(
+  ("config", "changes", "words"),
+  [
+    ("quickstart", {"num_epochs": 4}, "config.num_epochs=8: .* trained with 4"),
+    ("net6b", {"num_epochs": 50}, "config.num_epochs=3: .* has finished 4 epochs"),
+  ],
+)
+def test_other_epochs_are_refused_now_where_main_would(
+  config, changes, words, tmp_path
+):
+  """quickstart's schedule depends on their number, net6b's does not."""
+  flags = [f"--output={tmp_path}"] + ["--config.num_epochs=3"] * (config == "net6b")
+  before = config_lib.load(f"configs/{config}.py")
+  before.num_epochs = changes["num_epochs"]
+  folder = tmp_path / "seed0"
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(config_lib.to_dict(before)))
+  (folder / "metrics.jsonl").write_text("{}\n" * 4)
+  with pytest.raises(UserError, match=words):
+    plan(*flags, config=f"configs/{config}.py")
+
+
 class Sleeper:
   """Starts processes that sleep, and looks how many there are at a time."""
 
@@ -130,6 +168,14 @@ def test_each_has_its_accelerator_and_a_log(tmp_path, monkeypatch):
   assert jobs.start_process(job, 1).wait() == 0
   log = (tmp_path / "run" / "log.txt").read_text()
   assert log == "['1', '1']\n['7', '1']\n"
+  for none in ("", "-1"):  # switched off: not switched on again
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+    jobs.check_places(8, os.environ)
+    assert jobs._only(1, os.environ)["CUDA_VISIBLE_DEVICES"] == ""
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+  jobs.check_places(2, os.environ)
+  with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 gives 2"):
+    jobs.check_places(3, os.environ)
   assert jobs.start_process(job, None).wait() == 0  # says it here, and sees all
   assert (tmp_path / "run" / "log.txt").read_text() == log
 
@@ -163,7 +209,7 @@ def test_ctrl_c_leaves_the_runs_time_to_end(tmp_path):
 
 
 def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
-  monkeypatch.setattr(jobs, "GRACE", 0.1)
+  monkeypatch.setattr(jobs, "OWN_WAY", 0.1)
   code = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
   job = jobs.Job(config_lib.Config(), tmp_path, [sys.executable, "-c", code])
   started = []
@@ -176,7 +222,7 @@ def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
   try:
     with pytest.raises(KeyboardInterrupt):
       jobs.train_all([job], start=start)
-    assert started[0].wait(10) == -signal.SIGTERM
+    assert started[0].returncode == -signal.SIGTERM  # waited for
   finally:
     signal.signal(signal.SIGINT, before)
 

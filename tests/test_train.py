@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ import optax
 import pytest
 from flax import serialization
 
-from cifar_flax import checkpoints, registry, run_lock, steps, train, trainer
+from cifar_flax import checkpoints, observers, registry, run_lock, steps, train, trainer
 from cifar_flax import config as config_lib
 from cifar_flax.data import datasets
 from cifar_flax.errors import Diverged, Stopped, UserError
@@ -263,6 +264,34 @@ def test_evaluation_every_few_epochs_changes_nothing_else(tmp_path):
   assert (seldom / "curves.png").exists()
   flipped = f"with mirror images {summary['flip_eval_accuracy']:.2%}"
   assert flipped in train.evaluate_checkpoint(config, seldom, "last")
+
+
+def test_a_run_cut_short_is_evaluated_at_its_new_end(tmp_path):
+  long = make_config(num_epochs=6, eval_every=4)
+  whole = train.train_and_evaluate(make_config(num_epochs=3), tmp_path / "short", [])
+
+  class Stop(observers.Observer):
+    def epoch(self, row):
+      if row["epoch"] == 3:
+        raise Stopped(signal.SIGINT)
+
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(long, tmp_path / "long", [Stop()])
+  cut = make_config(num_epochs=3, eval_every=4)
+  summary = train.train_and_evaluate(cut, tmp_path / "long", [])
+  assert summary["final_eval_accuracy"] == whole["final_eval_accuracy"]
+  assert summary["best_epoch"] == 3
+
+
+def test_a_finished_run_is_evaluated_with_mirror_images_when_asked(tmp_path):
+  config = make_config(num_epochs=1)
+  first = train.train_and_evaluate(config, tmp_path)
+  assert first["flip_eval_accuracy"] is None
+  config.eval_flip = True
+  second = train.train_and_evaluate(config, tmp_path)
+  assert second == first | {"flip_eval_accuracy": second["flip_eval_accuracy"]}
+  assert 0 <= second["flip_eval_accuracy"] <= 1
+  assert json.loads((tmp_path / "summary.json").read_text()) == second
 
 
 def test_moving_average_of_the_weights_by_hand():

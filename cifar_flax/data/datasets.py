@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cifar_flax.data import FOLDER, cache, records
+from cifar_flax.data import FOLDER, NUM_CLASSES, cache, records
 from cifar_flax.data import NAMES as DATASETS
 from cifar_flax.errors import UserError
 
@@ -23,7 +23,6 @@ _VERSIONS = {
   "svhn_cropped": "3.1.0",
   "shapes10": "1.0.0",
 }
-_NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10, "shapes10": 10}
 # What is read where the split strings do not ask for more.
 _USUAL = ("train", "test")
 
@@ -97,7 +96,7 @@ def load(config: Config) -> Dataset:
     UserError: the dataset cannot be found, fetched or read, or a split is impossible.
   """
   folder = _locate(config)
-  builder = records.open_folder(folder, _NUM_CLASSES.get(config.dataset))
+  builder = records.open_folder(folder, NUM_CLASSES.get(config.dataset))
   # Before the slow part, so that a mistyped split is refused at once.
   positions = {
     field: _positions(field, spec, builder)
@@ -115,7 +114,9 @@ def load(config: Config) -> Dataset:
   cached = cache.load(key, {n: known[n].num_examples for n in names}, num_classes)
   if cached is None:
     splits = records.read(builder, names)
-    fingerprint = records.fingerprint(splits)
+    # Of what is always read, so that it is the same whatever the split strings name.
+    usual = {name: splits[name] for name in names if name in _USUAL}
+    fingerprint = records.fingerprint(usual or splits)
     cache.store(key, splits, fingerprint)
   else:
     splits, fingerprint = cached

@@ -73,37 +73,40 @@ def find(root: pathlib.Path) -> _Splits:
   """The pictures of a folder by split and class, both in the order of their names.
 
   Raises:
-    UserError: there are none, or a class of `test` is not in `train`.
+    UserError: there are none, a class of `test` is not in `train`, or TFDS can't keep
+      a name.
   """
+  where = f"data.dataset=folder:{root}"
   try:
-    roots = {"train": root}
-    if (root / "train").is_dir():
-      roots = {
-        name: root / name for name in ("train", "test") if (root / name).is_dir()
-      }
-    splits = {split: _classes(folder) for split, folder in roots.items()}
+    any(root.iterdir())  # raises if it is no folder
+    train, test = _classes(root / "train"), _classes(root / "test")
+    if not train:  # no folders in it that have pictures: a class, or not there
+      train, test = _classes(root), {}
   except OSError as error:
     raise UserError(
-      f"data.dataset=folder:{root}: {error.strerror or error}; it must be a folder with"
-      " a folder of pictures for each class"
+      f"{where}: {error.strerror or error}; it must be a folder with a folder of"
+      " pictures for each class"
     ) from None
-  for split, classes in splits.items():
-    if len(classes) < 2 and split == "train":
-      raise UserError(
-        f"data.dataset=folder:{root}: has {len(classes)} classes with pictures in"
-        f" {roots[split]}, at least 2 are needed; it must have a folder of PNGs and"
-        " JPEGs for each class"
-      )
-    unknown = sorted(set(classes) - set(splits["train"]))
-    if unknown:
-      raise UserError(
-        f"data.dataset=folder:{root}: test has the class {unknown[0]!r}, train has not"
-      )
-  return splits
+  if len(train) < 2:
+    raise UserError(
+      f"{where}: has {len(train)} classes with pictures, at least 2 are needed; it must"
+      " have a folder of PNGs and JPEGs for each class"
+    )
+  for name in test:
+    if name not in train:
+      raise UserError(f"{where}: test has the class {name!r}, train has not")
+  for name, paths in (*train.items(), *test.items()):
+    odd = name != name.strip() or "\n" in name
+    for text in (name, *(path.name for path in paths)):
+      if odd or not text.isprintable():
+        raise UserError(f"{where}: {text!r} is no name that TFDS can keep; rename it")
+  return {"train": train, "test": test} if test else {"train": train}
 
 
 def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-  found = {}
+  found: dict[str, list[pathlib.Path]] = {}
+  if not folder.is_dir():
+    return found
   for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
     pictures = sorted(p for p in inner.iterdir() if p.suffix.lower() in images.SUFFIXES)
     if pictures and not inner.name.startswith("."):

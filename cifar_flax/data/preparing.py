@@ -74,7 +74,7 @@ def prepare(
   except OSError as error:
     raise UserError(
       f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make it"
-      " writable, with 500 MB to spare, or set another folder."
+      " writable, with twice the size of its files to spare, or set another folder."
     ) from error
 
 

@@ -136,18 +136,27 @@ class TensorBoard(Observer):
 
   def epoch(self, row: dict[str, Any]) -> None:
     """Adds a point to every curve, and the images to the first one."""
-    draw, self._samples = self._samples, None
     with naming(self._workdir):
       self._add_row(row, time.time())
-      if draw:
-        picture = _encoded("samples", draw(), self._tensorboard.Summary)
-        self._add(row["step"], time.time(), summary=picture)
+      self._add_samples()
       self._writer.flush()  # type: ignore[union-attr]
 
   def finish(self, summary: dict[str, Any]) -> None:
     """Marks the run as finished."""
     with naming(self._workdir):
+      self._add_samples()
       self._add(0, time.time(), summary=self._end)
+
+  def _add_samples(self) -> None:
+    draw, self._samples = self._samples, None
+    if draw is None:
+      return
+    try:
+      picture = _encoded("samples", draw(), self._tensorboard.Summary)
+    except Exception as error:  # a picture is not worth a run
+      logging.warning("no samples for TensorBoard: %s", str(error).split("\n")[0])
+      return
+    self._add(0, time.time(), summary=picture)
 
   def close(self) -> None:
     """Closes the file."""

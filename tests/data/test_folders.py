@@ -1,6 +1,7 @@
 """A folder of pictures as a data set: its pixels, its splits, and what is refused."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -87,9 +88,29 @@ def test_what_is_no_folder_of_classes_is_refused(root, tmp_path):
   assert len(load(root).train.labels) == 11
 
 
+def test_names_and_folders_that_could_mislead(root, tmp_path):
+  shutil.rmtree(root / "test")
+  (root / "test").mkdir()  # without pictures it is no split
+  dataset = load(root, eval_split="train[:2]")
+  assert len(dataset.train.labels) == 11
+  vehicles = tmp_path / "vehicles"  # where "train" is a class
+  for i, name in enumerate(("car", "plane", "train")):
+    draw(vehicles / name / "a.png", i)
+  dataset = load(vehicles, eval_split="train")
+  assert dataset.info.class_names == ("car", "plane", "train")
+  for name in (" car", "c\nar", os.fsdecode(b"c\xff")):
+    draw(vehicles / name / "a.png", 9)
+    with pytest.raises(UserError, match="is no name that TFDS can keep") as error:
+      load(vehicles, eval_split="train")
+    assert str(error.value).isprintable()
+    shutil.rmtree(vehicles / name)
+
+
 def test_a_config_may_name_a_folder():
   values = {"data.dataset": "folder:/some/where"}
   config = config_lib.override(config_lib.Config(), values)
   assert config.data.dataset == "folder:/some/where"
   with pytest.raises(UserError, match=r"shapes10, folder:PATH"):
     config_lib.override(config_lib.Config(), {"data.dataset": "folders:/x"})
+  with pytest.raises(UserError, match="data.dataset='folder:'"):
+    config_lib.override(config_lib.Config(), {"data.dataset": "folder:"})

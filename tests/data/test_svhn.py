@@ -1,6 +1,7 @@
 """svhn_cropped from stand-ins of its files, and TFDS's own builder as the judge."""
 
 import hashlib
+import shutil
 import sys
 
 import numpy as np
@@ -64,6 +65,8 @@ def test_what_is_extra_is_read_where_it_is_asked_for(files, monkeypatch):
   for _ in range(2):
     dataset = datasets.load(config)
     assert len(dataset.train.labels) == 12 + 3
+  usual = datasets.load(svhn_config(archive=str(folder))).info
+  assert dataset.info.fingerprint == usual.fingerprint
   assert [sorted(names) for names in decoded] == [
     ["test", "train"],
     ["extra", "test", "train"],
@@ -149,5 +152,6 @@ def test_downloaded_files_are_kept_and_used(files, monkeypatch, tmp_path):
 
   monkeypatch.setattr(download, "fetch", fetch)
   datasets.load(svhn_config())
+  shutil.rmtree(tmp_path / "tfds" / "svhn_cropped")
   datasets.load(svhn_config())
   assert calls == [f"{svhn.URL}{split}_32x32.mat" for split in SIZES]
