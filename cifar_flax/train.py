@@ -186,6 +186,21 @@ def complete_last(trainer: Trainer, keeper: Keeper) -> None:
   )
 
 
+def conclude(trainer: Trainer, keeper: Keeper) -> dict[str, Any]:
+  """The summary of a run that has made all of its epochs."""
+  flipped = None
+  if trainer.config.eval_flip:
+    flipped = trainer.evaluate(lambda *_: keeper.after_dispatch(), flip=True)
+  return run_directory.summary(
+    trainer.config,
+    trainer.dataset,
+    trainer.history,
+    trainer.parameters(),
+    trainer.devices,
+    flipped,
+  )
+
+
 def train_and_evaluate(
   config: Config,
   workdir: pathlib.Path,
@@ -245,17 +260,7 @@ def train_and_evaluate(
       for watcher in watchers:
         watcher.epoch(row)
 
-    flipped = None
-    if config.eval_flip:
-      flipped = trainer.evaluate(lambda *_: keeper.after_dispatch(), flip=True)
-    summary = run_directory.summary(
-      config,
-      trainer.dataset,
-      trainer.history,
-      trainer.parameters(),
-      trainer.devices,
-      flipped,
-    )
+    summary = conclude(trainer, keeper)
     for watcher in watchers:
       watcher.finish(summary)
   return summary

@@ -60,7 +60,7 @@ def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
   """
   root = pathlib.Path(path).expanduser()
   splits = find(root)
-  name = f"folder_{_state(root, splits)[:16]}"
+  name = f"folder_{_state(splits)[:16]}"
   folder = data_dir / name / _VERSION
   if not (folder / records.INFO_FILE).is_file():
     builder = type("Named", (Pictures,), {"name": name}, skip_registration=True)
@@ -96,9 +96,8 @@ def find(root: pathlib.Path) -> _Splits:
     if name not in train:
       raise UserError(f"{where}: test has the class {name!r}, train has not")
   for name, paths in (*train.items(), *test.items()):
-    odd = name != name.strip() or "\n" in name
     for text in (name, *(path.name for path in paths)):
-      if odd or not text.isprintable():
+      if not text.isprintable() or name != name.strip():
         raise UserError(f"{where}: {text!r} is no name that TFDS can keep; rename it")
   return {"train": train, "test": test} if test else {"train": train}
 
@@ -114,7 +113,7 @@ def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   return found
 
 
-def _state(root: pathlib.Path, splits: _Splits) -> str:
+def _state(splits: _Splits) -> str:
   """A hash of names, sizes and times: another one as soon as a picture changes."""
   digest = hashlib.sha256()
   for split, classes in splits.items():
