@@ -4,6 +4,11 @@
 the key may have) and --seeds N make a run each, OUTPUT/KEY=A/seed0 and so on, first
 all with seed 0, then all with seed 1. The same command goes on where it was stopped.
 Then OUTPUT/report has them beside each other, as `cifar_flax.report` does.
+
+--ablate BASE, instead of --vary, says what each change from another config brings: the
+config itself, the config with one change set back to BASE's values, for each change,
+and with all of them. Keys of `augmentation`, `optimizer` and `schedule` mean something
+together and are one change each; every other key is one by itself.
 """
 
 import argparse
@@ -11,12 +16,15 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from cifar_flax import command_line, jobs, run_directory
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
+from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+
+TOGETHER = ("augmentation", "optimizer", "schedule")  # sections that are one change
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
   parser.add_argument("--seeds", type=int, default=1, help="seeds 0.. (%(default)s)")
-  parser.add_argument("--vary", action="append", default=[], metavar="KEY[=A,B,C]")
+  which = parser.add_mutually_exclusive_group()
+  which.add_argument("--vary", action="append", default=[], metavar="KEY[=A,B,C]")
+  which.add_argument("--ablate", metavar="BASE", help="such as configs/net6b.py")
   parser.add_argument(
     "--at_once",
     type=int,
@@ -68,6 +78,48 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
   return found
 
 
+def combinations(values: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+  """Each combination's keys and values, by the name of its folder."""
+  found = {}
+  for chosen in itertools.product(*values.values()):
+    setting = dict(zip(values, chosen, strict=True))
+    words = ",".join(f"{key.split('.')[-1]}={v}" for key, v in setting.items())
+    if words in found:
+      raise UserError("--vary: two of the runs would be the same")
+    found[words] = setting
+  return found
+
+
+def ablations(
+  config: Config, base: Config, kept: Collection[str]
+) -> dict[str, dict[str, str]]:
+  """The keys and values that set changes back, by the name of the run.
+
+  Args:
+    config: with all changes.
+    base: with none.
+    kept: keys that are the same in every run, whatever the two have.
+
+  Raises:
+    UserError: there is no change.
+  """
+  before, changes = config_lib.flatten(base), dict[str, dict[str, str]]()
+  for key, value in config_lib.flatten(config).items():
+    if value != before[key] and key not in {"seed", *run_directory.FREE_KEYS, *kept}:
+      section, _, name = key.rpartition(".")
+      change = section if section in TOGETHER else name
+      changes.setdefault(change, {})[key] = str(before[key])
+  if not changes:
+    raise UserError(f"--ablate: {base.name} computes the same as {config.name}")
+  named = {config.name: dict[str, str]()}
+  named |= {f"without_{change}": values for change, values in changes.items()}
+  if len(changes) > 1:
+    named["without_all"] = {
+      k: v for values in changes.values() for k, v in values.items()
+    }
+  return {name: {**values, "name": name} for name, values in named.items()}
+
+
 def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
   """The runs that a command line asks for, the output folder, how many at once.
 
@@ -86,13 +138,14 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
   for key in ("seed", "name", *values):
     if key in overrides:
       raise UserError(f"--config.{key}={overrides[key]!r}: is set by the sweep")
-  name = config_lib.load(flags.config).name
-  output = pathlib.Path(flags.output or f"runs/{name}-sweep")
+  config = config_lib.load(flags.config)
+  settings = combinations(values)
+  if flags.ablate:
+    settings = ablations(config, config_lib.load(flags.ablate), overrides)
+  output = pathlib.Path(flags.output or f"runs/{config.name}-sweep")
   planned = []
   for seed in range(flags.seeds):
-    for chosen in itertools.product(*values.values()):
-      setting = dict(zip(values, chosen, strict=True))
-      folder = ",".join(f"{key.split('.')[-1]}={v}" for key, v in setting.items())
+    for folder, setting in settings.items():
       workdir = output / folder.replace("/", "_") / f"seed{seed}"
       everything = {**overrides, **setting, "seed": str(seed)}
       planned.append(jobs.plan(flags.config, everything, workdir))
