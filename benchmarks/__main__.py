@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
   add("nets", "", "which networks; '' leaves it to the table")
   add("peers", ",".join(peers.PEERS), "who is measured")
   add("dtype", "", "float32 or bfloat16; '' is float32 on a CPU, bfloat16 on a GPU")
+  add("batches", "", "batch sizes of table 6; '' leaves it to the table")
   add("data", "", "TFDS folder with cifar10; '' looks where training does")
   add("output", "", "Markdown file that takes the tables as well")
   parser.add_argument(
@@ -47,12 +48,19 @@ def _names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
   return names
 
 
+def _size(text: str) -> int:
+  if not text.isdecimal() or int(text) < 1:
+    raise UserError(f"--batches={text!r}: must be integers >= 1, comma between")
+  return int(text)
+
+
 def run(argv: Sequence[str]) -> None:
   """Prints the tables that a command line asks for, each when it is finished."""
   flags = _parser().parse_args(argv)
   chosen = _names("tables", flags.tables, list(tables.TABLES))
   names = _names("peers", flags.peers, list(peers.PEERS))
   nets = _names("nets", flags.nets, list(networks.LAYERS)) if flags.nets else ()
+  batches = tuple(map(_size, flags.batches.split(","))) if flags.batches else ()
   if flags.minutes <= 0:
     raise UserError(f"--minutes={flags.minutes}: must be > 0")
   lines = hardware.describe()
@@ -60,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
     lines += [f"{name}: {worker.about}" for name, worker in workers.items()]
     names = tuple(workers)
   dtype = flags.dtype or ("bfloat16" if hardware.has_gpu() else "float32")
-  options = tables.Options(nets, names, dtype, flags.data)
+  options = tables.Options(nets, names, dtype, flags.data, batches)
   text = ["# Benchmarks", "", *(f"- {line}" for line in lines), ""]
   print("\n".join(lines), "", sep="\n", flush=True)
   budget = Budget(60 * flags.minutes)

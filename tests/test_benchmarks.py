@@ -246,18 +246,20 @@ def test_rows_without_time_are_named():
   assert table.notes == ["left out for want of time: c; d"]
 
 
-def test_the_first_table_of_a_tiny_run(monkeypatch, capsys, tmp_path):
+def test_two_tables_of_a_tiny_run(monkeypatch, capsys, tmp_path):
   monkeypatch.setenv("XLA_FLAGS", "")  # one device
   monkeypatch.setattr(throughput, "BATCH", 8)
   monkeypatch.setattr(comparison, "MAX_WINDOWS", 1)
   file = tmp_path / "table.md"
-  flags = "--tables=1 --nets=net6a --peers=ours --dtype=float32 --minutes=5"
+  flags = "--tables=1,6 --nets=net6a --peers=ours --dtype=float32 --batches=4"
   assert main([*flags.split(), f"--output={file}"]) == 0
   text = capsys.readouterr().out
   rates = re.findall(r"^net6a +(train|infer) +([0-9,]+)\* ", text, re.MULTILINE)
   assert [what for what, _ in rates] == ["train", "infer"]
   assert "ours: jax " in text and "CPU: " in text and "python 3." in text
   assert f"| net6a | train | {rates[0][1]}* | - | - | 0 | reach" in file.read_text()
+  sizes = re.findall(r"^net6a +([0-9]+) +([0-9,]+)\* +- ", text, re.MULTILINE)
+  assert [size for size, _ in sizes] == ["4"]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,8 @@ def test_the_first_table_of_a_tiny_run(monkeypatch, capsys, tmp_path):
     ("--nets=net6", "--nets='net6': must be of net6b, .*; did you mean 'net6"),
     ("--peers=ours,tensorflow", "--peers='tensorflow': must be of ours, lax, "),
     ("--tables=8", "--tables='8': must be of 1, 2, 3, "),
+    ("--batches=64,0", "--batches='0': must be integers >= 1"),
+    ("--batches=big", "--batches='big': must be integers >= 1"),
     ("--minutes=0", "--minutes=0.0: must be > 0"),
     ("--minutes=long", "--minutes: invalid float value: 'long'"),
   ],

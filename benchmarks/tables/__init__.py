@@ -28,12 +28,14 @@ class Options:
     peers: names in `peers.PEERS`.
     dtype: of activations.
     data: TFDS folder with CIFAR-10, or "".
+    batches: images a step, for the table that compares them; () leaves it to it.
   """
 
   nets: tuple[str, ...]
   peers: tuple[str, ...]
   dtype: str
   data: str
+  batches: tuple[int, ...] = ()
 
 
 def lookup(number: str) -> Callable[[Options, Budget], list[Table]]:

@@ -18,7 +18,8 @@ def make(options: Options, budget: Budget) -> list[Table]:
   )
   for net in options.nets or ("net6b",):
     names: tuple[str, ...] = tuple(p for p in options.peers if p in ("ours", *OTHERS))
-    rows = {f"{net}, batch {batch}": batch for batch in SIZES}
+    sizes = options.batches or SIZES
+    rows = {f"{net}, batch {batch}": batch for batch in sizes}
     cells = {}
     for row, share in affordable(list(rows), budget, table, seconds=30):
       batch = rows[row]
