@@ -7,7 +7,6 @@ one config with different seeds become one row.
 import base64
 import html
 import pathlib
-import statistics
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_flax import command_line
 from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError, naming
+from cifar_flax.tables import Table, spread
 
 if TYPE_CHECKING:
   from cifar_flax.runs import Group
@@ -35,22 +35,18 @@ NOTE = (
 def row(group: "Group") -> list[str]:
   """The cells of a config."""
 
-  def spread(name: str, factor: float = 1.0, digits: int = 2) -> str:
-    values = [factor * value for value in group.values(name)]
-    text = f"{statistics.mean(values):,.{digits}f}"
-    return text + (
-      f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
-    )
+  def percent(name: str) -> str:
+    return spread([100 * value for value in group.values(name)])
 
   then = group.published
   return [
     *(group.label, str(len(group.runs))),
     *(f"{group.parameters:,}", f"{group.multiply_adds:,}"),
     str(len(group.runs[0].rows)),
-    spread("eval_accuracy", 100),
+    percent("eval_accuracy"),
     f"{100 * then.test_accuracy:.2f}" if then else "-",
-    *(spread("train_accuracy", 100), spread("gap", 100)),
-    *(spread("speed", digits=0), spread("seconds", digits=0)),
+    *(percent("train_accuracy"), percent("gap")),
+    *(spread(group.values(name), digits=0) for name in ("speed", "seconds")),
   ]
 
 
@@ -173,7 +169,6 @@ def run(argv: list[str]) -> None:
   if flags.output is None:
     raise UserError("--output=DIR is missing; for example --output=report")
   from cifar_flax import runs  # imports JAX
-  from cifar_flax.tables import Table
 
   found = [runs.load(pathlib.Path(folder)) for folder in flags.runs]
   alike = runs.group(found)

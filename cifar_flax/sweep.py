@@ -8,7 +8,8 @@ Then OUTPUT/report has them beside each other, as `cifar_flax.report` does.
 --ablate BASE, instead of --vary, says what each change from another config brings: the
 config itself, the config with one change set back to BASE's values, for each change,
 and with all of them. Keys of `augmentation`, `optimizer` and `schedule` mean something
-together and are one change each; every other key is one by itself.
+together and are one change each; every other key is one by itself. OUTPUT/ablation.md
+has the accuracies and their differences.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from cifar_flax import command_line, jobs, run_directory
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
 from cifar_flax.config import Config
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, naming
+from cifar_flax.tables import Table, spread
 
 TOGETHER = ("augmentation", "optimizer", "schedule")  # sections that are one change
 
@@ -120,8 +122,8 @@ def ablations(
   return {name: {**values, "name": name} for name, values in named.items()}
 
 
-def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
-  """The runs that a command line asks for, the output folder, how many at once.
+def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namespace]:
+  """The runs that a command line asks for, the output folder, and the flags.
 
   Raises:
     UserError: a wrong flag, config, key or value, or a run directory that is taken.
@@ -153,19 +155,51 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
   if any(a.workdir == b.workdir or a.config == b.config for a, b in pairs):
     raise UserError("--vary: two of the runs would be the same")
   jobs.check_places(flags.at_once, os.environ)
-  return planned, output, flags.at_once
+  return planned, output, flags
+
+
+def contributions(planned: Sequence[jobs.Job]) -> Table:
+  """What each change brings: accuracy with all of them less that without it.
+
+  Differences are those of runs with the same seed.
+
+  Args:
+    planned: runs of `--ablate`, some of them finished; the first has all changes.
+  """
+  table = Table(
+    f"What each change brings to {planned[0].config.name}",
+    ("run", "n", "accuracy, %", "brings, points"),
+    notes=["mean ± standard deviation (n - 1) over n seeds; after the last epoch"],
+  )
+  accuracies: dict[str, dict[int, float]] = {}
+  for job in planned:
+    if summary := jobs.finished(job):
+      of_seed = accuracies.setdefault(job.config.name, {})
+      of_seed[job.config.seed] = 100 * summary["final_eval_accuracy"]
+  whole = accuracies.get(planned[0].config.name, {})
+  for name, of_seed in accuracies.items():
+    brings = [whole[seed] - value for seed, value in of_seed.items() if seed in whole]
+    shown = spread(brings, sign="+") if brings and of_seed is not whole else "-"
+    cells = [name, str(len(of_seed)), spread(list(of_seed.values())), shown]
+    table.rows.append(cells)
+  return table
 
 
 def run(argv: list[str]) -> int:
   """Makes the runs that a command line asks for, and their report."""
-  planned, output, at_once = plan(argv)
-  code = jobs.train_all(planned, at_once=at_once)
+  planned, output, flags = plan(argv)
+  code = jobs.train_all(planned, at_once=flags.at_once)
   made = [str(job.workdir) for job in planned if jobs.finished(job)]
   if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not made:
     return code
   from cifar_flax import report
 
   report.run([*made, "--output", str(output / "report")])
+  if flags.ablate:
+    table = contributions(planned)
+    with naming(path := output / "ablation.md"):
+      path.write_text(table.markdown())
+    print(table.text())
   return code
 
 

@@ -1,6 +1,7 @@
 """Tables as text and as Markdown."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 
 
@@ -41,6 +42,19 @@ class Table:
     rule = ["-" * len(head) for head in self.columns]
     body = [row(self.columns), row(rule), *map(row, self.rows)] if self.rows else []
     return "\n".join([f"## {self.title}", "", *body, "", *_notes(self.notes), ""])
+
+
+def spread(values: Sequence[float], digits: int = 2, sign: str = "") -> str:
+  """Mean ± standard deviation (n - 1) as text; no deviation for one value.
+
+  Args:
+    values: at least one.
+    digits: after the point.
+    sign: "+" for a sign before positive means too.
+  """
+  text = f"{statistics.mean(values):{sign},.{digits}f}"
+  deviation = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
+  return text + deviation
 
 
 def _notes(notes: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import jobs, main, registry, sweep
 from cifar_flax.errors import UserError
-from tests.test_reproduce import FakeMain
+from tests.test_reproduce import FakeMain, summary_of
 
 QUICK = "configs/quickstart.py"
 
@@ -88,6 +88,30 @@ def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
     for free in ("name", "seed"):
       found.pop(free, None)
     assert found == expected, config.name
+
+
+def test_what_a_change_brings_is_the_difference_of_equal_seeds(tmp_path):
+  """Figures by hand; without the second seed of one, only the first is compared."""
+  flags = ("--ablate=configs/net6b.py", "--seeds=2", f"--output={tmp_path}")
+  _, planned, _ = plan(*flags, config="configs/net6b_tuned.py")
+  accuracies = {"net6b_tuned": (0.70, 0.72), "without_schedule": (0.64, 0.67)}
+  accuracies |= {"without_all": (0.71, None)}
+  for job in planned:
+    value = accuracies.get(job.config.name, (None, None))[job.config.seed]
+    if value is not None:
+      job.workdir.mkdir(parents=True)
+      summary = summary_of(
+        job.config, final_eval_accuracy=value, flip_eval_accuracy=0.9
+      )
+      (job.workdir / "summary.json").write_text(json.dumps(summary))
+      (job.workdir / "config.json").write_text(
+        json.dumps(config_lib.to_dict(job.config))
+      )
+  assert sweep.contributions(planned).rows == [
+    ["net6b_tuned", "2", "71.00 ± 1.41", "-"],
+    ["without_schedule", "2", "65.50 ± 2.12", "+5.50 ± 0.71"],
+    ["without_all", "1", "71.00", "-1.00"],
+  ]
 
 
 def test_a_key_without_values_takes_every_name_there_is():
