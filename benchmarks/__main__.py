@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
   add("nets", "", "which networks; '' leaves it to the table")
   add("peers", ",".join(peers.PEERS), "who is measured")
   add("dtype", "", "float32 or bfloat16; '' is float32 on a CPU, bfloat16 on a GPU")
-  add("batches", "", "batch sizes of table 6; '' leaves it to the table")
+  add("batches", "", "batch sizes of table 6; the first chooses the peer")
   add("data", "", "TFDS folder with cifar10; '' looks where training does")
   add("output", "", "Markdown file that takes the tables as well")
   parser.add_argument(
@@ -61,6 +61,8 @@ def run(argv: Sequence[str]) -> None:
   names = _names("peers", flags.peers, list(peers.PEERS))
   nets = _names("nets", flags.nets, list(networks.LAYERS)) if flags.nets else ()
   batches = tuple(map(_size, flags.batches.split(","))) if flags.batches else ()
+  if batches and "6" not in chosen:
+    raise UserError(f"--batches={flags.batches!r}: is for table 6")
   if flags.minutes <= 0:
     raise UserError(f"--minutes={flags.minutes}: must be > 0")
   lines = hardware.describe()

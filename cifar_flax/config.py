@@ -317,8 +317,12 @@ def to_dict(config: Config) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
-def load(path: str) -> Config:
+def load(path: str, flag: str = "--config") -> Config:
   """Reads a config file: Python with `get_config()`, or a run's `config.json`.
+
+  Args:
+    path: of the file.
+    flag: that named it, for messages.
 
   Raises:
     UserError: no such file, not a config, or a value it may not have.
@@ -326,17 +330,17 @@ def load(path: str) -> Config:
   file = pathlib.Path(path)
   if os.path.isdir(path):
     raise UserError(
-      f"--config={path!r}: is a folder; name a file such as configs/net6a.py"
+      f"{flag}={path!r}: is a folder; name a file such as configs/net6a.py"
     )
   if not os.path.isfile(path):  # False as well where a name is too long to be one
     others = [str(p) for p in sorted(file.parent.glob("*.py")) if p.stem != "__init__"]
-    raise UserError(f"--config={path!r}: no such file{nearest(path, others)}")
+    raise UserError(f"{flag}={path!r}: no such file{nearest(path, others)}")
   if file.suffix == ".json":
     config = _load_json(file)
   elif file.suffix == ".py":
-    config = _load_python(file)
+    config = _load_python(file, flag)
   else:
-    raise UserError(f"--config={path!r}: must end in .py or .json")
+    raise UserError(f"{flag}={path!r}: must end in .py or .json")
   config.name = config.name or file.stem
   return validate(config)
 
@@ -351,24 +355,28 @@ def _load_json(file: pathlib.Path) -> Config:
   return from_dict(values, str(file))
 
 
-def _load_python(file: pathlib.Path) -> Config:
+def _load_python(file: pathlib.Path, flag: str) -> Config:
   spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
   root = str(file.resolve().parent.parent)  # so that a variant can import its base
+  before = set(sys.modules)
   sys.path.insert(0, root)
   try:
     spec.loader.exec_module(module)
     config = module.get_config()
   except UserError as error:
-    raise UserError(f"--config={str(file)!r}: {error}") from None
+    raise UserError(f"{flag}={str(file)!r}: {error}") from None
   except (Exception, SystemExit) as error:
     what = f"{type(error).__name__}: {error}".splitlines()[0]
-    raise UserError(f"--config={str(file)!r}: {what}") from None
+    raise UserError(f"{flag}={str(file)!r}: {what}") from None
   finally:
     sys.path.remove(root)
+    for name in set(sys.modules) - before:  # another folder's bases have these names
+      if name.partition(".")[0] == file.resolve().parent.name:
+        del sys.modules[name]
   if not isinstance(config, Config):
     raise UserError(
-      f"--config={str(file)!r}: get_config() must return cifar_flax.config.Config"
+      f"{flag}={str(file)!r}: get_config() must return cifar_flax.config.Config"
     )
   return config

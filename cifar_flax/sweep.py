@@ -5,11 +5,11 @@ the key may have) and --seeds N make a run each, OUTPUT/KEY=A/seed0 and so on, f
 all with seed 0, then all with seed 1. The same command goes on where it was stopped.
 Then OUTPUT/report has them beside each other, as `cifar_flax.report` does.
 
---ablate BASE, instead of --vary, says what each change from another config brings: the
-config itself, the config with one change set back to BASE's values, for each change,
-and with all of them. Keys of `augmentation`, `optimizer` and `schedule` mean something
-together and are one change each; every other key is one by itself. OUTPUT/ablation.md
-has the accuracies and their differences.
+--ablate BASE, instead of --vary, measures what each change from the config BASE brings.
+It trains the config, the config with each change in turn set back to BASE's values, and
+the config with all of them set back. Keys of `augmentation`, `optimizer` and `schedule`
+mean something together and are one change each; every other key is one by itself.
+OUTPUT/ablation.md has the accuracies and their differences, seed by seed.
 """
 
 import argparse
@@ -17,16 +17,13 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from cifar_flax import command_line, jobs, run_directory
+from cifar_flax import ablation, command_line, jobs, run_directory
 from cifar_flax import config as config_lib
 from cifar_flax import main as main_lib
-from cifar_flax.config import Config
-from cifar_flax.errors import UserError, naming
-from cifar_flax.tables import Table, spread
-
-TOGETHER = ("augmentation", "optimizer", "schedule")  # sections that are one change
+from cifar_flax.checkpoints import write_atomically
+from cifar_flax.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,8 +37,16 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
   parser.add_argument("--seeds", type=int, default=1, help="seeds 0.. (%(default)s)")
   which = parser.add_mutually_exclusive_group()
-  which.add_argument("--vary", action="append", default=[], metavar="KEY[=A,B,C]")
-  which.add_argument("--ablate", metavar="BASE", help="such as configs/net6b.py")
+  which.add_argument(
+    "--vary",
+    action="append",
+    default=[],
+    metavar="KEY[=A,B,C]",
+    help="a key and its values",
+  )
+  which.add_argument(
+    "--ablate", metavar="BASE", help="a config, or a run's config.json, to go back to"
+  )
   parser.add_argument(
     "--at_once",
     type=int,
@@ -49,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     help="runs beside each other: each has a GPU or TPU chip, or a share of the CPU, "
     "and writes what it says into its log.txt (%(default)s)",
   )
-  parser.add_argument("--output", metavar="DIR", help="default: runs/<config>-sweep")
+  parser.add_argument(
+    "--output",
+    metavar="DIR",
+    help="default: runs/<config>-sweep, or runs/<config>-against-<BASE>",
+  )
   return parser
 
 
@@ -80,46 +89,16 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
   return found
 
 
-def combinations(values: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-  """Each combination's keys and values, by the name of its folder."""
-  found = {}
+def combinations(
+  values: Mapping[str, Sequence[str]],
+) -> list[tuple[str, dict[str, str]]]:
+  """Each combination: the name of its folder, its keys and values."""
+  found = []
   for chosen in itertools.product(*values.values()):
     setting = dict(zip(values, chosen, strict=True))
     words = ",".join(f"{key.split('.')[-1]}={v}" for key, v in setting.items())
-    if words in found:
-      raise UserError("--vary: two of the runs would be the same")
-    found[words] = setting
+    found.append((words, setting))
   return found
-
-
-def ablations(
-  config: Config, base: Config, kept: Collection[str]
-) -> dict[str, dict[str, str]]:
-  """The keys and values that set changes back, by the name of the run.
-
-  Args:
-    config: with all changes.
-    base: with none.
-    kept: keys that are the same in every run, whatever the two have.
-
-  Raises:
-    UserError: there is no change.
-  """
-  before, changes = config_lib.flatten(base), dict[str, dict[str, str]]()
-  for key, value in config_lib.flatten(config).items():
-    if value != before[key] and key not in {"seed", *run_directory.FREE_KEYS, *kept}:
-      section, _, name = key.rpartition(".")
-      change = section if section in TOGETHER else name
-      changes.setdefault(change, {})[key] = str(before[key])
-  if not changes:
-    raise UserError(f"--ablate: {base.name} computes the same as {config.name}")
-  named = {config.name: dict[str, str]()}
-  named |= {f"without_{change}": values for change, values in changes.items()}
-  if len(changes) > 1:
-    named["without_all"] = {
-      k: v for values in changes.values() for k, v in values.items()
-    }
-  return {name: {**values, "name": name} for name, values in named.items()}
 
 
 def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namespace]:
@@ -141,13 +120,16 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
     if key in overrides:
       raise UserError(f"--config.{key}={overrides[key]!r}: is set by the sweep")
   config = config_lib.load(flags.config)
-  settings = combinations(values)
-  if flags.ablate:
-    settings = ablations(config, config_lib.load(flags.ablate), overrides)
-  output = pathlib.Path(flags.output or f"runs/{config.name}-sweep")
+  if flags.ablate is None:
+    settings, place = combinations(values), f"{config.name}-sweep"
+  else:
+    base = config_lib.load(flags.ablate, "--ablate")
+    settings = list(ablation.settings(config, base, overrides).items())
+    place = f"{config.name}-against-{base.name}"
+  output = pathlib.Path(flags.output or f"runs/{place}")
   planned = []
   for seed in range(flags.seeds):
-    for folder, setting in settings.items():
+    for folder, setting in settings:
       workdir = output / folder.replace("/", "_") / f"seed{seed}"
       everything = {**overrides, **setting, "seed": str(seed)}
       planned.append(jobs.plan(flags.config, everything, workdir))
@@ -158,33 +140,6 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   return planned, output, flags
 
 
-def contributions(planned: Sequence[jobs.Job]) -> Table:
-  """What each change brings: accuracy with all of them less that without it.
-
-  Differences are those of runs with the same seed.
-
-  Args:
-    planned: runs of `--ablate`, some of them finished; the first has all changes.
-  """
-  table = Table(
-    f"What each change brings to {planned[0].config.name}",
-    ("run", "n", "accuracy, %", "brings, points"),
-    notes=["mean ± standard deviation (n - 1) over n seeds; after the last epoch"],
-  )
-  accuracies: dict[str, dict[int, float]] = {}
-  for job in planned:
-    if summary := jobs.finished(job):
-      of_seed = accuracies.setdefault(job.config.name, {})
-      of_seed[job.config.seed] = 100 * summary["final_eval_accuracy"]
-  whole = accuracies.get(planned[0].config.name, {})
-  for name, of_seed in accuracies.items():
-    brings = [whole[seed] - value for seed, value in of_seed.items() if seed in whole]
-    shown = spread(brings, sign="+") if brings and of_seed is not whole else "-"
-    cells = [name, str(len(of_seed)), spread(list(of_seed.values())), shown]
-    table.rows.append(cells)
-  return table
-
-
 def run(argv: list[str]) -> int:
   """Makes the runs that a command line asks for, and their report."""
   planned, output, flags = plan(argv)
@@ -192,14 +147,13 @@ def run(argv: list[str]) -> int:
   made = [str(job.workdir) for job in planned if jobs.finished(job)]
   if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not made:
     return code
+  if flags.ablate is not None:
+    table = ablation.table(planned)
+    print(table.text())
+    write_atomically(output / "ablation.md", table.markdown().encode())
   from cifar_flax import report
 
   report.run([*made, "--output", str(output / "report")])
-  if flags.ablate:
-    table = contributions(planned)
-    with naming(path := output / "ablation.md"):
-      path.write_text(table.markdown())
-    print(table.text())
   return code
 
 

@@ -1,5 +1,6 @@
 """The benchmarks: what they compute, how they keep time, that peers do the same."""
 
+import contextlib
 import importlib.util
 import math
 import pathlib
@@ -19,7 +20,7 @@ from benchmarks.__main__ import main
 from benchmarks.comparison import Budget, Comparison, Job, compare
 from benchmarks.peers import fixed_batch, load_config
 from benchmarks.statistics import Bound, median_interval
-from benchmarks.tables import throughput
+from benchmarks.tables import Options, throughput
 from benchmarks.workers import Absent
 from cifar_flax import models, steps
 from cifar_flax.tables import Table
@@ -262,6 +263,27 @@ def test_two_tables_of_a_tiny_run(monkeypatch, capsys, tmp_path):
   assert [size for size, _ in sizes] == ["4"]
 
 
+def test_inference_has_a_quarter_of_the_time_of_each_network(monkeypatch):
+  """Of two networks, training takes all that it may: 3/8, 1/8, 3/8, 1/8."""
+  now, parts = [0.0], []
+
+  def spend(workers, what, task, budget, share):
+    parts.append((task["net"], what, budget.left() * share))
+    now[0] += parts[-1][2]
+    return Comparison()
+
+  monkeypatch.setattr(throughput, "compare_peers", spend)
+  monkeypatch.setattr(throughput, "started", lambda *_: contextlib.nullcontext({}))
+  options = Options(("net6a", "net6b"), ("ours",), "float32", "")
+  throughput.make(options, Budget(800, lambda: now[0]))
+  assert parts == [
+    ("net6a", "train", pytest.approx(300)),
+    ("net6a", "infer", pytest.approx(100)),
+    ("net6b", "train", pytest.approx(300)),
+    ("net6b", "infer", pytest.approx(100)),
+  ]
+
+
 @pytest.mark.parametrize(
   "flag, message",
   [
@@ -269,13 +291,14 @@ def test_two_tables_of_a_tiny_run(monkeypatch, capsys, tmp_path):
     ("--peers=ours,tensorflow", "--peers='tensorflow': must be of ours, lax, "),
     ("--tables=8", "--tables='8': must be of 1, 2, 3, "),
     ("--batches=64,0", "--batches='0': must be integers >= 1"),
+    ("--tables=1 --batches=8", "--batches='8': is for table 6"),
     ("--batches=big", "--batches='big': must be integers >= 1"),
     ("--minutes=0", "--minutes=0.0: must be > 0"),
     ("--minutes=long", "--minutes: invalid float value: 'long'"),
   ],
 )
 def test_a_wrong_flag_is_answered_in_one_line(flag, message, capsys):
-  assert main([flag]) == 2
+  assert main(flag.split()) == 2
   assert re.fullmatch(f"error: .*{message}.*\n", capsys.readouterr().err)
 
 

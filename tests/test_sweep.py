@@ -12,7 +12,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import jobs, main, registry, sweep
 from cifar_flax.errors import UserError
-from tests.test_reproduce import FakeMain, summary_of
+from tests.test_reproduce import FakeMain
 
 QUICK = "configs/quickstart.py"
 
@@ -43,77 +43,6 @@ def test_every_combination_with_the_first_seed_then_with_the_second():
   assert planned[-1].config.seed == 1
 
 
-def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
-  """Against two configs written down here, value by value."""
-  text = "from cifar_flax.config import Config\ndef get_config():\n  c = Config()\n"
-  changes = {
-    "batch_size": ("32", "128"),
-    "augmentation.flip": ("True", "False"),
-    "augmentation.crop_padding": ("4", "0"),
-    "model.dropout_rate": ("0.5", "0.0"),
-    "model.batch_norm_momentum": ("0.9", "0.99"),
-    "schedule.name": ("'cosine'", "constant"),
-    "schedule.warmup_epochs": ("1.0", "0.0"),
-    "eval_every": ("5", None),  # changes nothing that is computed
-    "num_epochs": ("7", None),  # set for all
-  }
-  lines = [f"  c.{key} = {now}\n" for key, (now, _) in changes.items()]
-  (tmp_path / "new.py").write_text(text + "".join(lines) + "  return c\n")
-  (tmp_path / "old.py").write_text(text + "  return c\n")
-  folders, planned, output = plan(
-    *(f"--ablate={tmp_path / 'old.py'}", "--seeds=2", "--config.num_epochs=3"),
-    config=tmp_path / "new.py",
-  )
-  names = ["new", "without_batch_size", "without_augmentation"]
-  names += ["without_dropout_rate", "without_batch_norm_momentum", "without_schedule"]
-  names += ["without_all"]
-  assert {f.split("/")[0] for f in folders} == set(names) and folders[::7] == [
-    "new/seed0",
-    "new/seed1",
-  ]
-  assert str(output) == "runs/new-sweep"
-  whole = config_lib.flatten(planned[0].config)
-  for job in planned:
-    config, workdir, _ = main.parse(job.command[3:])
-    assert (config, workdir) == (job.config, job.workdir)
-    assert config.name == workdir.parent.name and config.num_epochs == 3
-    now = config_lib.flatten(config)
-    found = {key: str(now[key]) for key in whole if now[key] != whole[key]}
-    part = config.name.removeprefix("without_")
-    expected = {
-      key: old
-      for key, (_, old) in changes.items()
-      if old and (part == "all" or part in key.split("."))
-    }
-    for free in ("name", "seed"):
-      found.pop(free, None)
-    assert found == expected, config.name
-
-
-def test_what_a_change_brings_is_the_difference_of_equal_seeds(tmp_path):
-  """Figures by hand; without the second seed of one, only the first is compared."""
-  flags = ("--ablate=configs/net6b.py", "--seeds=2", f"--output={tmp_path}")
-  _, planned, _ = plan(*flags, config="configs/net6b_tuned.py")
-  accuracies = {"net6b_tuned": (0.70, 0.72), "without_schedule": (0.64, 0.67)}
-  accuracies |= {"without_all": (0.71, None)}
-  for job in planned:
-    value = accuracies.get(job.config.name, (None, None))[job.config.seed]
-    if value is not None:
-      job.workdir.mkdir(parents=True)
-      summary = summary_of(
-        job.config, final_eval_accuracy=value, flip_eval_accuracy=0.9
-      )
-      (job.workdir / "summary.json").write_text(json.dumps(summary))
-      (job.workdir / "config.json").write_text(
-        json.dumps(config_lib.to_dict(job.config))
-      )
-  assert sweep.contributions(planned).rows == [
-    ["net6b_tuned", "2", "71.00 ± 1.41", "-"],
-    ["without_schedule", "2", "65.50 ± 2.12", "+5.50 ± 0.71"],
-    ["without_all", "1", "71.00", "-1.00"],
-  ]
-
-
 def test_a_key_without_values_takes_every_name_there_is():
   folders, _, _ = plan("--vary=model.convolution")
   assert folders == [f"convolution={kind}/seed0" for kind in registry.CONVOLUTIONS]
@@ -140,10 +69,6 @@ def test_a_key_without_values_takes_every_name_there_is():
     (["--seeds=0"], "--seeds=0.*>= 1"),
     (["--at_once=0"], "--at_once=0.*>= 1"),
     (["--frobnicate"], "frobnicate"),
-    ([f"--ablate={QUICK}"], "quickstart computes the same as quickstart"),
-    (["--ablate=configs/net6b.pt"], "net6b.pt.*no such file.*net6b.py"),
-    (["--ablate=configs/net6b.py", "--vary=model.convolution"], "not allowed with"),
-    (["--ablate=configs/net6b.py", "--config.name=x"], "set by the sweep"),
   ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):

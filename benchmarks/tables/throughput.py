@@ -10,7 +10,7 @@ from cifar_flax.tables import Table
 
 BOUNDS = {"train": Bound(1.0, 1.2), "infer": Bound(1.0, 1.3)}
 NET6B_TRAINING = Bound(1.0, 1.5)
-TRAINING = 0.75  # of a network's time; a forward pass is a quarter of the work
+TRAINING = 0.75  # of a network's time: three times the work of inference
 
 
 def make(options: Options, budget: Budget) -> list[Table]:
