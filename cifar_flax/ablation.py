@@ -46,8 +46,8 @@ def changes(
 
 def settings(
   config: Config, base: Config, kept: Collection[str]
-) -> dict[str, dict[str, str]]:
-  """What to set in each run, by its name: none, one after the other, all set back.
+) -> list[tuple[str, dict[str, str]]]:
+  """Each run's name and what to set in it: nothing, each change set back, then all.
 
   Raises:
     UserError: as `changes`, or the config is called as one of the other runs.
@@ -62,8 +62,8 @@ def settings(
     raise UserError(
       f"--ablate: a run is called {config.name}, as the config; rename it"
     )
-  named = {config.name: dict[str, str](), **back}
-  return {name: {**values, "name": name} for name, values in named.items()}
+  runs = {config.name: dict[str, str](), **back}
+  return [(name, {**values, "name": name}) for name, values in runs.items()]
 
 
 def table(planned: Sequence[jobs.Job]) -> Table:
@@ -89,8 +89,8 @@ def table(planned: Sequence[jobs.Job]) -> Table:
   )
   for name, of_seed in accuracies.items():
     pairs = [(of_seed[seed], whole[seed]) for seed in of_seed if seed in whole]
-    brings = _shown([all_of_them - value for value, all_of_them in pairs], "+")
-    cells = [name, str(len(pairs)), _shown([value for value, _ in pairs]), brings]
+    brings = _shown([with_it - without for without, with_it in pairs], "+")
+    cells = [name, str(len(pairs)), _shown([without for without, _ in pairs]), brings]
     made.rows.append(cells)
   made.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
   if missing := sum(not jobs.finished(job) for job in planned):

@@ -124,7 +124,7 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
     settings, place = combinations(values), f"{config.name}-sweep"
   else:
     base = config_lib.load(flags.ablate, "--ablate")
-    settings = list(ablation.settings(config, base, overrides).items())
+    settings = ablation.settings(config, base, overrides)
     place = f"{config.name}-against-{base.name}"
   output = pathlib.Path(flags.output or f"runs/{place}")
   planned = []
