@@ -77,7 +77,6 @@ class Augmentation(_Section):
   """What happens to a training image, on the device; 0 and False switch it off."""
 
   zoom: float = key(0.0, "each axis scaled by U[1-zoom, 1+zoom]", low=0.0, below=1.0)
-  zoom_center: float = key(16.5, "pixel the zoom leaves in place", low=0.0, high=31.0)
   flip: bool = key(False, "mirrored left to right with probability 1/2")
   crop_padding: int = key(0, "zeros padded before a random crop", low=0, high=16)
   cutout: int = key(0, "side of the square set to zero, pixels", low=0, high=32)
@@ -123,8 +122,9 @@ class Schedule(_Section):
   learning_rate: float = key(0.001, "the first or the highest one", low=0.0, high=100.0)
   decay_rate: float = key(0.9, "staircase: factor of a stair", low=0.0, high=1.0)
   epochs_per_decay: int = key(2, "staircase: epochs from stair to stair", low=1)
-  minimum: float = key(0.0, "staircase, cosine: never below this", low=0.0, high=100.0)
-  warmup_epochs: float = key(0.0, "cosine, one_cycle: epochs of linear rise", low=0.0)
+  minimum: float = key(0.0, "where staircase, cosine and one_cycle end",
+                       low=0.0, high=100.0)  # fmt: skip
+  warmup_epochs: float = key(0.0, "epochs of linear rise at the beginning", low=0.0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -149,11 +149,11 @@ class Config(_Section):
   num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
   batch_size: int = key(128, "images a step, over all devices", low=1)
   eval_batch_size: int = key(512, "images a forward pass in evaluation", low=1)
-  eval_every: int = key(1, "epochs from one evaluation to the next; the last has one",
-                        low=1)  # fmt: skip
+  eval_every: int = key(1, "epochs from one evaluation to the next; 0 is at the end",
+                        low=0)  # fmt: skip
   eval_flip: bool = key(False, "at the end, also the mean of image and mirror image")
   label_smoothing: float = key(0.0, "weight of the uniform label", low=0.0, below=1.0)
-  ema_decay: float = key(0.0, "moving average of the weights, a step; 0 is none",
+  ema_decay: float = key(0.0, "of the weights' moving average, a step; 0 is none",
                          low=0.0, below=1.0)  # fmt: skip
   steps_per_dispatch: int = key(0, "steps a call to the device; 0 is by backend", low=0)
   data: Data = dataclasses.field(default_factory=Data)

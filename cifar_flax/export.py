@@ -6,7 +6,7 @@ stablehlo: a function of images, float32 [n, 32, 32, 3] in [0, 1], to logits, fl
 [n, classes], for any n, on CPU, GPU and TPU. Needs JAX and flatbuffers alone:
 `jax.export.deserialize(bytearray(open("net6b.jax", "rb").read())).call(images)`.
 onnx: the same function for ONNX Runtime and others; needs `pip install -e '.[onnx]'`.
-npz: every parameter and statistic under its path, such as `params/Conv_0/kernel`.
+npz: every parameter and statistic under its path, such as `params/stem/kernel`.
 """
 
 import argparse

@@ -40,16 +40,18 @@ def keras_staircase(
 def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
   """The learning rate as a function of the number of updates made.
 
-  `constant`, `staircase` (`keras_staircase`), `cosine` (linear warm-up, then half a
-  cosine down to `minimum`) or `one_cycle` (linear from a 25th up to the highest
-  rate in `warmup_epochs`, then linear down to a 10,000th of the first one). Warm-up
-  longer than the run is cut to it.
+  After n steps of warm-up, `constant` stays at the peak, `staircase` is
+  `keras_staircase`, `cosine` and `one_cycle` (Smith and Topin 2018,
+  "Super-convergence", without its cyclic momentum) fall to `minimum` along half a
+  cosine or a line, which they reach one step after the run's last. The first step of
+  the warm-up has the rate peak / n and its last one the peak. The warm-up of a schedule
+  that ends with the run is at most as long as the run.
   """
   schedule = config.schedule
-  peak, steps = schedule.learning_rate, max(1, config.num_epochs * steps_per_epoch)
-  warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps - 1)
+  peak, num_steps = schedule.learning_rate, config.num_epochs * steps_per_epoch
+  warmup = round(schedule.warmup_epochs * steps_per_epoch)
   if schedule.name == "constant":
-    return optax.constant_schedule(peak)
+    return _warmed_up(optax.constant_schedule(peak), warmup)
   if schedule.name == "staircase":
     rates = keras_staircase(
       peak,
@@ -59,21 +61,24 @@ def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
       config.num_epochs,
     )
     table = jnp.asarray(rates, jnp.float32)
-    return lambda step: table[jnp.minimum(step // steps_per_epoch, len(rates) - 1)]
-  if schedule.name == "cosine":
-    start = 0.0 if warmup else peak
-    return optax.warmup_cosine_decay_schedule(
-      start, peak, warmup, steps, end_value=min(schedule.minimum, peak)
+    return _warmed_up(
+      lambda step: table[jnp.minimum(step // steps_per_epoch, len(rates) - 1)], warmup
     )
-  assert schedule.name == "one_cycle", schedule.name
-  low = peak / 25
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(low, peak, max(warmup, 1)),
-      optax.linear_schedule(peak, low / 1e4, max(steps - warmup, 1)),
-    ],
-    [warmup],
-  )
+  warmup = min(warmup, num_steps)
+  falling, minimum = max(num_steps - warmup, 1), min(schedule.minimum, peak)
+  if schedule.name == "cosine":
+    decay = optax.cosine_decay_schedule(peak, falling, minimum / peak if peak else 0.0)
+  else:
+    assert schedule.name == "one_cycle", schedule.name
+    decay = optax.linear_schedule(peak, minimum, falling)
+  return _warmed_up(lambda step: decay(jnp.maximum(step - warmup, 0)), warmup)
+
+
+def _warmed_up(schedule: optax.Schedule, num_steps: int) -> optax.Schedule:
+  """`schedule`, times 1/n, 2/n, ... 1 in the first n = `num_steps` steps."""
+  if not num_steps:
+    return schedule
+  return lambda step: schedule(step) * jnp.minimum((step + 1) / num_steps, 1.0)
 
 
 class KerasAdamState(NamedTuple):

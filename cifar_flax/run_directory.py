@@ -4,29 +4,20 @@ JAX and Flax are imported by what needs them, late: `reproduce` looks into run
 directories to refuse a command line at once.
 """
 
-import importlib.metadata
+import dataclasses
 import json
-import os
 import pathlib
-import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_flax import checkpoints
+from cifar_flax import checkpoints, provenance
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
 if TYPE_CHECKING:
-  import jax
-
   from cifar_flax.data import datasets
 
-# Whose versions a summary records: what computes the numbers.
-PACKAGES = (
-  *("cifar_flax", "jax", "jaxlib", "flax", "optax", "numpy"),
-  "tensorflow-datasets",
-)
 # What may differ when a run goes on: none of it changes what is computed.
 FREE_KEYS = (
   "name",
@@ -52,26 +43,81 @@ def free_keys(config: Config) -> tuple[str, ...]:
   return (*FREE_KEYS, "num_epochs") if open_ended else FREE_KEYS
 
 
+@dataclasses.dataclass
+class Record:
+  """What a checkpoint knows of its run beside its state, config and data.
+
+  Attributes:
+    history: the rows of `metrics.jsonl`.
+    parts: what made the run, `provenance.current` of each process that took part in it.
+    interruptions: how often the run was resumed before its last epoch was finished.
+    epoch_seconds: spent on the epoch after those in `history`, in all parts.
+    training_seconds: the share of training in these, once that is finished, else None.
+  """
+
+  history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  parts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  interruptions: int = 0
+  epoch_seconds: float = 0.0
+  training_seconds: float | None = None
+
+
 def snapshot(
-  state: Any, config: Config, info: "datasets.Info", history: list[dict[str, Any]]
+  state: Any, config: Config, info: "datasets.Info", record: Record
 ) -> bytes:
   """A checkpoint file's bytes: the state, and what it belongs to."""
   import jax
   from flax import serialization
 
   run = {
+    "numerics": provenance.NUMERICS,
     "config": config_lib.to_dict(config),
     "fingerprint": info.fingerprint,
     "class_names": info.class_names,
-    "history": history,
+    **dataclasses.asdict(record),
   }
   state = serialization.to_state_dict(jax.device_get(state))
   return checkpoints.encode({"state": state, "run": json.dumps(run)})
 
 
-def history_of(content: dict[str, Any]) -> list[dict[str, Any]]:
-  """The rows of `metrics.jsonl` up to a checkpoint."""
-  return json.loads(content["run"])["history"]
+def run_of(content: dict[str, Any]) -> tuple[dict[str, Any], Config, Record]:
+  """What a checkpoint says of its run: the dictionary, its config, its record.
+
+  Raises:
+    UserError: it is of another version of this project, or computed by other code.
+  """
+  try:
+    run = json.loads(content["run"])
+    if run["numerics"] != provenance.NUMERICS:
+      commit = run["parts"][-1]["commit"] if run["parts"] else None
+      raise UserError(
+        f"the checkpoint has numerics {run['numerics']}, and this code has "
+        f"{provenance.NUMERICS}: the same config computes other numbers now; use the "
+        f"code that made it (commit {commit or 'unknown'}), or choose another --workdir"
+      )
+    config = config_lib.from_dict(run["config"], "checkpoint")
+    names = [field.name for field in dataclasses.fields(Record)]
+    record = Record(**{name: run[name] for name in names})
+    epochs = [row["epoch"] for row in record.history]
+    if epochs != list(range(1, len(epochs) + 1)):
+      raise ValueError("its epochs are not 1, 2, ...")
+    if not all(isinstance(run[name], kind) for name, kind in _RUN_TYPES.items()):
+      raise ValueError("its description has other types")
+  except UserError:
+    raise
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    raise another_version(error) from None
+  return run, config, record
+
+
+_RUN_TYPES: dict[str, Any] = {
+  "fingerprint": str,
+  "class_names": list,
+  "parts": list,
+  "interruptions": int,
+  "epoch_seconds": float | int,
+  "training_seconds": float | int | None,
+}
 
 
 def resume(
@@ -80,8 +126,8 @@ def resume(
   info: "datasets.Info",
   state: Any,
   may_differ: Sequence[str] = (),
-) -> Any:
-  """The state in a checkpoint, if it is this run's.
+) -> tuple[Any, Record]:
+  """The state and the record in a checkpoint, if it is this run's.
 
   Args:
     content: of the checkpoint file.
@@ -93,18 +139,8 @@ def resume(
   Raises:
     UserError: the checkpoint's config or data would make it another run.
   """
-  try:
-    run = json.loads(content["run"])
-    before = config_lib.flatten(config_lib.from_dict(run["config"], "checkpoint"))
-    fingerprint = str(run["fingerprint"])
-    if [row["epoch"] for row in run["history"]] != list(
-      range(1, len(run["history"]) + 1)
-    ):
-      raise ValueError("its epochs are not 1, 2, ...")
-  except UserError:
-    raise
-  except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-    raise another_version(error) from None
+  run, trained_config, record = run_of(content)
+  before, fingerprint = config_lib.flatten(trained_config), run["fingerprint"]
   free = {*free_keys(config), *may_differ}
   for name, now in config_lib.flatten(config).items():
     if name not in free and before[name] != now:
@@ -118,7 +154,9 @@ def resume(
       f"({info.fingerprint[:12]}) than this run was trained on "
       f"({fingerprint[:12]}); restore them, or choose another --workdir"
     )
-  return restored(state, content["state"])
+  if len(record.history) < trained_config.num_epochs:
+    record.interruptions += 1
+  return restored(state, content["state"]), record
 
 
 def restored(wanted: Any, found: Any) -> Any:
@@ -158,32 +196,6 @@ def another_version(error: Exception) -> UserError:
   )
 
 
-def hardware(devices: Sequence["jax.Device"]) -> str:
-  """Devices and processor in words, such as "1 x NVIDIA H100, Xeon, 16 cores"."""
-  model = platform.processor() or platform.machine()
-  cpuinfo = pathlib.Path("/proc/cpuinfo")
-  if cpuinfo.exists():
-    names = [
-      line.partition(":")[2].strip()
-      for line in cpuinfo.read_text().splitlines()
-      if line.startswith("model name")
-    ]
-    model = names[0] if names else model
-  kind = devices[0].device_kind
-  return f"{len(devices)} x {kind}, {model}, {os.cpu_count()} cores"
-
-
-def versions() -> dict[str, str]:
-  """Versions of Python and of `PACKAGES`."""
-  found = {"python": platform.python_version()}
-  for package in PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      found[package] = "not installed"
-  return found
-
-
 def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
   """The summary of a run that has all that its config asks for, else None."""
   file = workdir / "summary.json"
@@ -198,23 +210,24 @@ def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | 
 def summary(
   config: Config,
   dataset: "datasets.Dataset",
-  history: list[dict[str, Any]],
+  record: Record,
   parameters: tuple[int, int],
-  devices: Sequence["jax.Device"],
   flipped: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-  """`summary.json`: what was trained, on what, and how it went.
+  """`summary.json`: what was trained, on what, by what, and how it went.
 
   Args:
     config: of the run.
     dataset: its data.
-    history: the rows of `metrics.jsonl`.
+    record: of all its epochs.
     parameters: total number, and the trainable ones among them.
-    devices: that it ran on.
     flipped: loss and accuracy with mirror images, if they were evaluated.
   """
+  history = record.history
   evaluated = [row for row in history if row["eval_accuracy"] is not None]
   best = max(evaluated, key=lambda row: row["eval_accuracy"])
+  last_part = dict(record.parts[-1])
+  del last_part["first_step"]
   return {
     "name": config.name,
     "network": config.model.name,
@@ -229,9 +242,9 @@ def summary(
     "final_train_accuracy": history[-1]["train_accuracy"],
     "max_train_accuracy": max(row["train_accuracy"] for row in history),
     "seconds": sum(row["seconds"] for row in history),
-    "device": hardware(devices),
-    "device_count": len(devices),
-    "versions": versions(),
+    "interruptions": record.interruptions,
+    **last_part,
+    "earlier_parts": record.parts[:-1],
     "data": {
       "name": dataset.info.name,
       "version": dataset.info.version,

@@ -114,8 +114,8 @@ def augmented(
 
   @jax.jit
   def draw(images, step, numbers):
-    noise = ops.hash_uint32(config.seed, step, numbers)
-    pixels = augmentation.augment(jnp.float32(images) / 255, noise, config.augmentation)
+    keys = ops.example_keys(config.seed, step, numbers)
+    pixels = augmentation.augment(jnp.float32(images) / 255, keys, config.augmentation)
     return jnp.uint8(jnp.round(jnp.clip(pixels, 0, 1) * 255))
 
   return np.asarray(draw(images, np.uint32(step), numbers))

@@ -5,8 +5,8 @@ the images resident. The state is the same on every device and is donated; the o
 mapped argument is which images each device takes.
 """
 
-import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,24 +27,15 @@ AXIS = "devices"
 
 
 @flax.struct.dataclass
-class Metrics:
-  """Sums over the images seen so far, and how many they were."""
+class Metrics(clu_metrics.Collection):
+  """Sums of loss and accuracy over the images seen so far, and their number."""
 
-  loss: clu_metrics.Average
-  accuracy: clu_metrics.Average
-
-  @classmethod
-  def empty(cls) -> "Metrics":
-    """Nothing seen."""
-    return cls(clu_metrics.Average.empty(), clu_metrics.Average.empty())
-
-  def merge(self, other: "Metrics") -> "Metrics":
-    """What both have seen."""
-    return Metrics(self.loss.merge(other.loss), self.accuracy.merge(other.accuracy))
+  loss: clu_metrics.Average.from_output("losses")  # type: ignore[valid-type]
+  accuracy: clu_metrics.Accuracy
 
   def means(self) -> dict[str, float]:
-    """The means as Python numbers; waits for the devices."""
-    sums = {"loss": self.loss, "accuracy": self.accuracy}
+    """The means as Python numbers, rounded once; waits for the devices."""
+    sums: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy}
     return {name: float(s.total) / float(s.count) for name, s in sums.items()}
 
 
@@ -54,8 +45,6 @@ class TrainState:
 
   Attributes:
     step: updates made, int32.
-    finite_step: updates made when the epoch's loss, the parameters and BatchNorm's
-      moving averages were all finite for the last time, int32.
     params: the network's parameters.
     batch_stats: BatchNorm's moving averages.
     opt_state: the optimizer's state.
@@ -64,12 +53,28 @@ class TrainState:
   """
 
   step: jax.Array
-  finite_step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: optax.OptState
   ema: Any
   metrics: Metrics
+
+
+@flax.struct.dataclass
+class Health:
+  """Which numbers of a state are finite, as one call to the devices finds them.
+
+  Attributes:
+    finite_step: updates made, of this call's last update whose loss, and that of all
+      updates before it in the call, was finite; the updates before the call if its
+      first loss was not. int32.
+    params: whether all parameters are finite after the call's last update, bool.
+    averages: the same for BatchNorm's, the optimizer's and the weights' averages.
+  """
+
+  finite_step: jax.Array
+  params: jax.Array
+  averages: jax.Array
 
 
 def parameter_dtype(config: Config):
@@ -95,7 +100,6 @@ def create_state(
     averages = {"params": params, "batch_stats": batch_stats}
     return TrainState(
       step=jnp.zeros([], jnp.int32),
-      finite_step=jnp.zeros([], jnp.int32),
       params=params,
       batch_stats=batch_stats,
       opt_state=tx.init(params),
@@ -139,15 +143,17 @@ def _pixels(images: jax.Array, config: Config) -> jax.Array:
 
 def _metrics(logits, labels, losses, mask=None) -> Metrics:
   """Sums over all devices; `mask` [batch] is 0 for what does not count."""
-  average = functools.partial(clu_metrics.Average.from_model_output, mask=mask)
-  correct = jnp.argmax(logits, -1) == labels
-  sums = Metrics(average(losses), average(correct.astype(jnp.float32)))
-  sums = jax.lax.psum(sums, AXIS)
+  sums = Metrics.single_from_model_output(
+    logits=logits, labels=labels, losses=losses, mask=mask
+  )
+  # The counter of merges is not a sum over devices.
+  sums = jax.lax.psum(sums, AXIS).replace(_reduction_counter=sums._reduction_counter)
   return jax.tree.map(lambda s, zero: s.astype(zero.dtype), sums, Metrics.empty())
 
 
 def _all_finite(tree: Any) -> jax.Array:
-  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack([jnp.asarray(True), *finite]))
 
 
 def make_train_step(
@@ -156,13 +162,18 @@ def make_train_step(
   tx: optax.GradientTransformation,
   steps_per_epoch: int,
 ) -> Callable:
-  """Returns `train_step(state, images, labels, indices) -> state` for one device."""
+  """Makes the training step of one device.
+
+  Returns:
+    `train_step(state, images, labels, indices) -> (state, finite)`; `finite` is
+    whether the step's loss is, on any device.
+  """
   apply: Callable = network.apply
 
-  def train_step(state: TrainState, images, labels, indices) -> TrainState:
-    noise = ops.hash_uint32(config.seed, state.step.astype(jnp.uint32), indices)
+  def train_step(state: TrainState, images, labels, indices):
+    example_keys = ops.example_keys(config.seed, state.step, indices)
     x = _pixels(images[indices], config)
-    x = augmentation.augment(x, noise, config.augmentation)
+    x = augmentation.augment(x, example_keys, config.augmentation)
     y = labels[indices]
 
     def loss_fn(params):
@@ -171,7 +182,7 @@ def make_train_step(
         variables,
         x,
         train=True,
-        noise=noise,
+        example_keys=example_keys,
         mutable=["batch_stats"],
       )
       losses = cross_entropy(logits, y, config.label_smoothing)
@@ -182,26 +193,42 @@ def make_train_step(
       jax.lax.pmean(grads, AXIS), state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
     ema = state.ema
     if config.ema_decay:
       new = {"params": params, "batch_stats": batch_stats}
-      ema = optax.incremental_update(new, ema, 1 - config.ema_decay)
+      ema = optax.incremental_update(new, ema, ema_weight(step, config.ema_decay))
     new_epoch = state.step % steps_per_epoch == 0
     sums = jax.tree.map(lambda m: jnp.where(new_epoch, 0, m), state.metrics)
-    sums = sums.merge(_metrics(logits, y, losses))
-    step = state.step + 1
-    finite = _all_finite((sums.loss, params, batch_stats))
-    return TrainState(
+    batch_sums = _metrics(logits, y, losses)
+    state = TrainState(
       step=step,
-      finite_step=jnp.where(finite, step, state.finite_step),
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
       ema=ema,
-      metrics=sums,
+      metrics=sums.merge(batch_sums),
     )
+    return state, jnp.isfinite(batch_sums.loss.total)
 
   return train_step
+
+
+def ema_weight(step: jax.Array, decay: float) -> jax.Array:
+  """The share of the newest value in a debiased moving average.
+
+  With w = (1 - decay) / (1 - decay^t), the average e += w (x - e) is the mean of
+  x_1 ... x_t in which x_i weighs decay^(t - i): nothing is left of its initial value.
+  That is Adam's correction (Kingma and Ba 2015, section 3), made at each update.
+
+  Args:
+    step: t, updates made, this one included; int32.
+    decay: in (0, 1).
+
+  Returns:
+    w, float of shape [].
+  """
+  return -(1 - decay) / jnp.expm1(step * math.log(decay))
 
 
 def make_eval_step(config: Config, network: models.Network, flip: bool) -> Callable:
@@ -261,7 +288,7 @@ def map_over_devices(
   )
   if jax.process_count() == 1:
     return compiled
-  # It also wants whole arrays, where `jax.pmap` takes this process's part of them.
+  # A jitted function takes global arrays; `jax.pmap` takes this process's part of them.
   split = jax.NamedSharding(_mesh(devices), jax.P(AXIS))
 
   def call(*arguments):
@@ -289,8 +316,9 @@ class Program:
   Attributes:
     network, tx, schedule: from the config.
     steps_per_epoch: updates an epoch.
-    train_steps: (state, images, labels, num_steps, indices) -> state, donating it;
-      indices [devices, steps, batch per device], of which `num_steps` steps are made.
+    train_steps: (state, images, labels, num_steps, indices) -> (state, health),
+      donating the state; indices [devices, steps, batch per device], of which
+      `num_steps` steps are made; health is a `Health`.
       The number is an argument of one compiled loop, so that cutting an epoch
       differently compiles nothing again and changes no bit.
     eval_steps: (sums, variables, images, labels, num_steps, indices, mask) -> sums, of
@@ -312,10 +340,17 @@ class Program:
     train_step = make_train_step(config, self.network, self.tx, self.steps_per_epoch)
 
     def train_steps(state, images, labels, num_steps, indices):
-      def body(i, state):
-        return train_step(state, images, labels, indices[i])
+      def body(i, carry):
+        before, finite_step = carry
+        state, finite = train_step(before, images, labels, indices[i])
+        finite &= finite_step == before.step
+        return state, jnp.where(finite, state.step, finite_step)
 
-      return jax.lax.fori_loop(0, num_steps, body, state)
+      carry = state, state.step
+      state, finite_step = jax.lax.fori_loop(0, num_steps, body, carry)
+      averages = state.batch_stats, state.opt_state, state.ema
+      health = Health(finite_step, _all_finite(state.params), _all_finite(averages))
+      return state, health
 
     def make_eval_steps(flip: bool):
       eval_step = make_eval_step(config, self.network, flip)
@@ -328,7 +363,7 @@ class Program:
 
       return map_over_devices(eval_steps, devices, 2, (), options)
 
-    options = ops.select(config.model.ops).compiler_options
+    options = ops.select(config.model.ops, config.model.dtype).compiler_options
     self.train_steps = map_over_devices(train_steps, devices, 1, (0,), options)
     self.eval_steps = make_eval_steps(flip=False)
     self.flip_eval_steps = make_eval_steps(flip=True)

@@ -13,6 +13,7 @@ from cifar_flax import (
   checkpoints,
   distributed,
   observers,
+  provenance,
   run_directory,
   run_lock,
   samples,
@@ -89,8 +90,7 @@ class Keeper:
     step = int(self.trainer.state.step)
     interval = self.trainer.config.checkpoint.every_steps
     if signal := distributed.agreed(self.stop.signal):
-      if step > self._last_step:
-        self.save()
+      self.save()
       raise Stopped(signal)
     if interval and step // interval > self._last_step // interval:
       self.save()
@@ -99,7 +99,7 @@ class Keeper:
     """Takes the row into the history, and saves if it is the best or time to."""
     history, config = self.trainer.history, self.trainer.config
     best = max((_accuracy(r) for r in history), default=-1.0)
-    history.append(row)
+    self.trainer.finish_epoch(row)
     improved = _accuracy(row) > best
     due = time.monotonic() - self._last_save >= config.checkpoint.min_seconds
     due = due or len(history) == config.num_epochs
@@ -127,8 +127,10 @@ def run_epoch(
   Returns:
     Its row of `metrics.jsonl`; evaluation's loss and accuracy are None without one.
   """
-  program, started = trainer.program, time.monotonic()
-  epoch, first = len(trainer.history) + 1, trainer.steps_into_epoch()
+  program, record = trainer.program, trainer.record
+  epoch = len(trainer.history) + 1
+  images_per_epoch = program.steps_per_epoch * trainer.config.batch_size
+  trainer.start_epoch()
 
   def report(phase: str, made: int, num_steps: int, speed: float, sums) -> None:
     if watchers:  # reading the sums waits for the devices
@@ -138,27 +140,25 @@ def run_epoch(
       for watcher in watchers:
         watcher.progress(news)
 
-  def images_per_second(made: int) -> float:
-    images = (made - first) * trainer.config.batch_size
-    return images / (time.monotonic() - started)
-
   def trained_some(made: int) -> None:
     after_dispatch()
-    speed = images_per_second(made)
+    speed = made * trainer.config.batch_size / trainer.epoch_seconds()
     report("train", made, program.steps_per_epoch, speed, trainer.state.metrics)
 
   trained = trainer.train_epoch(trained_some)
-  speed = images_per_second(program.steps_per_epoch)
+  if record.training_seconds is None:
+    record.training_seconds = trainer.epoch_seconds()
+  speed = images_per_epoch / record.training_seconds
   evaluation_started = time.monotonic()
 
   def evaluated_some(made: int, num_steps: int, sums: steps.Metrics) -> None:
+    after_dispatch()
     seconds = time.monotonic() - evaluation_started
     images = made * trainer.config.eval_batch_size
-    after_dispatch()
     report("evaluate", made, num_steps, images / seconds, sums)
 
   evaluated: dict[str, Any] = {"loss": None, "accuracy": None}
-  if epoch % trainer.config.eval_every == 0 or epoch == trainer.config.num_epochs:
+  if is_evaluated(trainer.config, epoch):
     evaluated = trainer.evaluate(evaluated_some)
   step = int(trainer.state.step)
   return {
@@ -170,8 +170,14 @@ def run_epoch(
     "eval_loss": evaluated["loss"],
     "eval_accuracy": evaluated["accuracy"],
     "images_per_second": round(speed, 1),
-    "seconds": round(time.monotonic() - started, 3),
+    "seconds": round(trainer.epoch_seconds(), 3),
   }
+
+
+def is_evaluated(config: Config, epoch: int) -> bool:
+  """Whether there is an evaluation after `epoch`, counted from 1."""
+  every = config.eval_every
+  return epoch == config.num_epochs or (every > 0 and epoch % every == 0)
 
 
 def complete_last(trainer: Trainer, keeper: Keeper) -> None:
@@ -194,9 +200,8 @@ def conclude(trainer: Trainer, keeper: Keeper) -> dict[str, Any]:
   return run_directory.summary(
     trainer.config,
     trainer.dataset,
-    trainer.history,
+    trainer.record,
     trainer.parameters(),
-    trainer.devices,
     flipped,
   )
 
@@ -223,7 +228,8 @@ def train_and_evaluate(
   Raises:
     UserError: data, devices, config and run directory do not fit together, or another
       process writes in `workdir`.
-    Diverged: a loss or a parameter is not finite; no checkpoint has it.
+    Diverged: a loss, a parameter or a moving average is not finite; no checkpoint has
+      it.
     Stopped: a signal asked for it; everything is saved.
     OSError: something can't be written; the checkpoints before it are whole.
   """
@@ -248,7 +254,7 @@ def train_and_evaluate(
       history=tuple(trainer.history),
       steps_per_epoch=trainer.program.steps_per_epoch,
       parameters=trainer.parameters()[0],
-      device=run_directory.hardware(trainer.devices),
+      device=provenance.hardware(trainer.devices),
       samples=lambda: samples.side_by_side(config, trainer.dataset),
     )
     for watcher in watchers:

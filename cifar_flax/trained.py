@@ -1,7 +1,6 @@
 """A trained network, from its run directory alone."""
 
 import functools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -38,16 +37,14 @@ class Trained:
     if not (workdir / "config.json").is_file():
       raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
     content = checkpoints.restore(workdir / "checkpoints", which)
+    run, config, record = run_directory.run_of(content)
+    self.class_names = tuple(run["class_names"])
+    self.epoch = len(record.history)
     try:
-      run, state = json.loads(content["run"]), content["state"]
-      config = config_lib.from_dict(run["config"], "checkpoint")
-      self.class_names = tuple(run["class_names"])
-      self.epoch = len(run["history"])
+      state = content["state"]
       variables = {name: state[name] for name in ("params", "batch_stats")}
       variables = state["ema"] or variables
-    except UserError:
-      raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
       raise run_directory.another_version(error) from None
     self.config = config_lib.validate(config)
     self.network = models.create(config.model, len(self.class_names))
@@ -63,7 +60,8 @@ class Trained:
 
   @functools.cached_property
   def _apply(self):
-    options = dict(ops.select(self.config.model.ops).compiler_options)
+    model = self.config.model
+    options = dict(ops.select(model.ops, model.dtype).compiler_options)
 
     def apply(variables, images):
       logits = self.network.apply(variables, pixels(images), train=False)

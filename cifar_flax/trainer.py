@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cifar_flax import distributed, run_directory, steps
+from cifar_flax import distributed, provenance, run_directory, steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets
 from cifar_flax.errors import Diverged, UserError
@@ -58,7 +58,7 @@ class Trainer:
     dataset: images and labels, on the host.
     program: the network and its compiled steps.
     state: on every device alike.
-    history: a row for each finished epoch, as in `metrics.jsonl`.
+    record: its finished epochs, and what made them.
   """
 
   def __init__(self, config: Config, devices: Sequence[jax.Device] | None = None):
@@ -81,7 +81,9 @@ class Trainer:
     self.state = steps.create_state(
       config, self.program.network, self.program.tx, image_shape
     )
-    self.history: list[dict[str, Any]] = []
+    self.record = run_directory.Record()
+    self._trains = False  # whether this process is one of the record's parts
+    self._epoch_started: float | None = None
     self._paces: dict[str, Pace] = {}
     # An image a row: a TPU would copy them all to fill up axes as short as 3 channels.
     self._train, self._eval = (
@@ -105,16 +107,41 @@ class Trainer:
     """
     if content is not None:
       info = self.dataset.info
-      self.state = run_directory.resume(
+      self.state, self.record = run_directory.resume(
         content, self.config, info, self.state, may_differ
       )
-      self.history = run_directory.history_of(content)
     self.state = steps.replicate(self.state, self.devices)
+
+  @property
+  def history(self) -> list[dict[str, Any]]:
+    """A row for each finished epoch, as in `metrics.jsonl`."""
+    return self.record.history
+
+  def start_epoch(self) -> None:
+    """Starts or resumes the clock of the epoch after those in `history`."""
+    if not self._trains:
+      part = provenance.current(self.devices, first_step=int(self.state.step))
+      self.record.parts.append(part)
+      self._trains = True
+    self._epoch_started = time.monotonic() - self.record.epoch_seconds
+
+  def epoch_seconds(self) -> float:
+    """Seconds spent on the epoch so far, in all parts of the run."""
+    if self._epoch_started is not None:
+      self.record.epoch_seconds = time.monotonic() - self._epoch_started
+    return self.record.epoch_seconds
+
+  def finish_epoch(self, row: dict[str, Any]) -> None:
+    """Adds the epoch's row to the history and stops the clock."""
+    self.history.append(row)
+    self._epoch_started = None
+    self.record.epoch_seconds, self.record.training_seconds = 0.0, None
 
   def snapshot(self) -> bytes:
     """The bytes of a checkpoint file."""
+    self.epoch_seconds()
     return run_directory.snapshot(
-      self.state, self.config, self.dataset.info, self.history
+      self.state, self.config, self.dataset.info, self.record
     )
 
   def parameters(self) -> tuple[int, int]:
@@ -135,7 +162,7 @@ class Trainer:
       Mean loss and accuracy of the epoch's batches, as they were trained on.
 
     Raises:
-      Diverged: a loss or a parameter is not finite.
+      Diverged: a loss, a parameter or a moving average is not finite.
     """
     program, config = self.program, self.config
     epoch, made = len(self.history), self.steps_into_epoch()
@@ -144,8 +171,10 @@ class Trainer:
       config.seed, epoch, len(labels), config.batch_size, len(self.devices)
     )
     for count, piece in self._dispatches("train", made, indices):
-      self.state = program.train_steps(self.state, images, labels, count, *piece)
-      self._check_finite()
+      self.state, health = program.train_steps(
+        self.state, images, labels, count, *piece
+      )
+      self._check(health, int(count))
       made += int(count)
       progress(made)
     return self.state.metrics.means()
@@ -154,17 +183,25 @@ class Trainer:
     """Updates made since the last epoch in `history`: up to all of an epoch's."""
     return int(self.state.step) - len(self.history) * self.program.steps_per_epoch
 
-  def _check_finite(self) -> None:
-    """Waits for the devices."""
-    step, finite = int(self.state.step), int(self.state.finite_step)
+  def _check(self, health: steps.Health, num_steps: int) -> None:
+    """Waits for the devices; raises Diverged if a call left anything not finite."""
+    step, finite = int(self.state.step), int(health.finite_step)
     if finite < step:
-      rate = float(self.program.schedule(finite))
-      epoch = len(self.history) + 1
-      raise Diverged(
-        f"diverged: the loss or a parameter is not finite after step {finite + 1} "
-        f"(epoch {epoch}, learning rate {rate:g}); "
-        f"the last finite step is {finite}; try a lower config.schedule.learning_rate"
-      )
+      what = f"the loss of step {finite + 1} is"
+    elif not health.params:
+      what = f"a parameter is, after step {step},"
+    elif not health.averages:
+      first = step - num_steps + 1
+      what = f"a moving average is, after one of the steps {first} to {step},"
+    else:
+      return
+    last = min(finite, step - 1)
+    rate = float(self.program.schedule(last))
+    raise Diverged(
+      f"diverged: {what} not finite (epoch {len(self.history) + 1}, learning rate "
+      f"{rate:g}); nothing of this call to the devices is saved; try a lower "
+      "config.schedule.learning_rate"
+    )
 
   def evaluate(
     self,

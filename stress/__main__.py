@@ -70,9 +70,9 @@ def main() -> int:
 
 
 def _header() -> list[str]:
-  from cifar_flax import run_directory
+  from cifar_flax import provenance
 
-  versions = run_directory.versions()
+  versions = provenance.versions()
   known = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax"))
   when = time.strftime("%Y-%m-%d", time.gmtime())
   return [f"{when}, {os.cpu_count()} cores ({platform.machine()}), {known}", ""]

@@ -33,7 +33,6 @@ OTHER_VALUES = {
   "data.train_split": "train[:45000]",
   "data.eval_split": "train[45000:]",
   "augmentation.zoom": "0.15",
-  "augmentation.zoom_center": "15.5",
   "augmentation.flip": "true",
   "augmentation.crop_padding": "4",
   "augmentation.cutout": "8",
@@ -178,7 +177,6 @@ def test_the_configs_are_the_published_runs():
     assert config.model.batch_norm_epsilon == 1e-3
     assert (config.data.dataset, config.data.train_split) == ("cifar10", "train")
     assert config.data.eval_split == "test"
-    assert config.augmentation.zoom_center == 16.5
     # What the originals did not have.
     assert config.ema_decay == config.label_smoothing == 0
     assert config.augmentation.cutout == config.augmentation.crop_padding == 0

@@ -93,8 +93,8 @@ def test_npz_holds_all_by_path(run, tmp_path, capsys):
   every = flatten_dict(trained.variables, sep="/")
   with np.load(path, allow_pickle=False) as arrays:
     assert set(arrays) == set(every)
-    assert arrays["params/Conv_0/kernel"].shape == (3, 3, 3, 32)
-    assert "batch_stats/BatchNormReLU_0/mean" in arrays
+    assert arrays["params/stem/kernel"].shape == (3, 3, 3, 32)
+    assert "batch_stats/stem_norm/mean" in arrays
     for name, array in every.items():
       np.testing.assert_array_equal(arrays[name], array)
   # As published, with 4 classes for 10 in the last three layers.

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import re
 import sys
 
 import flax.linen as nn
@@ -201,21 +202,16 @@ class Rebuilt:
     self.params, self.stats = variables["params"], variables.get("batch_stats", {})
     self.train = train
     self.moved = {}
-    self.counts = {}
 
-  def next(self, kind):
-    number = self.counts[kind] = self.counts.get(kind, -1) + 1
-    return f"{kind}_{number}"
-
-  def conv(self, x, *, padding="SAME", p=None, **options):
-    p = self.params[self.next("Conv")] if p is None else p
+  def conv(self, x, *path, padding="SAME", **options):
+    p = self.params
+    for name in path:
+      p = p[name]
     return reference.convolve(x, p["kernel"], padding=padding, **options) + p.get(
       "bias", 0
     )
 
-  def plus(self, x, path=None):
-    """BatchNorm and ReLU; `path` where it is not the network's own."""
-    path = path or (self.next("BatchNormReLU"),)
+  def norm_relu(self, x, *path):
     p, stats = self.params, self.stats
     for name in path:
       p, stats = p[name], stats[name]
@@ -226,53 +222,59 @@ class Rebuilt:
       mean, var = batch
     return relu(reference.batch_norm(x, mean, var, p["scale"], p["bias"]))
 
-  def dense(self, x):
-    p = self.params[self.next("Dense")]
+  def plain(self, x, name, norm, **options):
+    x = self.conv(x, name, **options)
+    return self.norm_relu(x, f"{name}_norm") if norm else relu(x)
+
+  def dense(self, x, name):
+    p = self.params[name]
     return x @ np.float64(p["kernel"]) + p["bias"]
 
   def net6a_dense(self, x):
-    for _ in range(3):
-      x = relu(self.conv(x))
-      x = reference.max_pool(relu(self.conv(x, padding="VALID")))
+    for block in (1, 2, 3):
+      x = relu(self.conv(x, f"block{block}_conv1"))
+      x = relu(self.conv(x, f"block{block}_conv2", padding="VALID"))
+      x = reference.max_pool(x)
     x = x.reshape(len(x), -1)
-    return self.dense(relu(self.dense(relu(self.dense(x)))))
+    x = relu(self.dense(relu(self.dense(x, "dense1")), "dense2"))
+    return self.dense(x, "head")
 
-  def net6a_wide(self, x, plus=None):
-    plus = plus or relu
-    x = relu(self.conv(relu(self.conv(x))))
-    x = relu(self.conv(x, padding="VALID"))
-    x = reference.max_pool(relu(self.conv(x)))
-    x = plus(self.conv(plus(self.conv(x))))
-    x = reference.max_pool(plus(self.conv(x)))
-    x = plus(self.conv(plus(self.conv(x))))
-    x = plus(self.conv(x))
-    return self.conv(x, padding="VALID")[:, 0, 0]
+  def net6a_wide(self, x, norm=False):
+    x = self.plain(x, "stem", False)
+    x = self.plain(x, "block1_conv1", False)
+    x = self.plain(x, "block1_conv2", False, padding="VALID")
+    x = reference.max_pool(self.plain(x, "transition1", False))
+    x = self.plain(x, "block2_conv1", norm)
+    x = self.plain(x, "block2_conv2", norm)
+    x = reference.max_pool(self.plain(x, "transition2", norm))
+    x = self.plain(x, "block3_conv1", norm)
+    x = self.plain(x, "block3_conv2", norm)
+    x = self.plain(x, "class_maps", norm)
+    return self.conv(x, "head", padding="VALID")[:, 0, 0]
 
   def net6a(self, x):
-    return self.net6a_wide(x, self.plus)
+    return self.net6a_wide(x, norm=True)
 
   def net6b(self, x):
-    x = self.plus(self.conv(x))
-    p = self.params["SpatiallySeparable_0"]
-    x = self.conv(x, padding="VALID", p=p["vertical"])
-    x = self.plus(x, ("SpatiallySeparable_0", "between"))
-    x = self.plus(self.conv(x, padding="VALID", p=p["horizontal"]))
-    p = self.params["DepthwiseSeparable_0"]
-    x = self.conv(x, padding="VALID", p=p["depthwise"], groups=64)
-    x = self.plus(self.conv(x, p=p["pointwise"]))
-    x = reference.max_pool(self.plus(self.conv(x)))
-    p = self.params["FilterGroups_0"]
-    branches = [self.conv(x, p=p[name]) for name in ("branch_3x3", "branch_5x5")]
-    x = self.plus(np.concatenate(branches, axis=-1))
-    x = reference.max_pool(self.plus(self.conv(x)))
-    p = self.params["DilatedBranches_0"]
+    x = self.plain(x, "stem", True)
+    x = self.conv(x, "block1_conv1", "vertical", padding="VALID")
+    x = self.norm_relu(x, "block1_conv1", "between")
+    x = self.conv(x, "block1_conv1", "horizontal", padding="VALID")
+    x = self.norm_relu(x, "block1_conv1_norm")
+    x = self.conv(x, "block1_conv2", "depthwise", padding="VALID", groups=64)
+    x = self.conv(x, "block1_conv2", "pointwise")
+    x = self.norm_relu(x, "block1_conv2_norm")
+    x = reference.max_pool(self.plain(x, "transition1", True))
+    sizes = ("branch_3x3", "branch_5x5")
+    branches = [self.conv(x, "block2_conv1", name) for name in sizes]
+    x = self.norm_relu(np.concatenate(branches, axis=-1), "block2_conv1_norm")
+    x = reference.max_pool(self.plain(x, "transition2", True))
     branches = [
-      self.conv(x, p=p[f"dilation_{d}"], dilation=(d, d), padding="SAME")
-      for d in (1, 2)
+      self.conv(x, "block3_conv1", f"dilation_{d}", dilation=(d, d)) for d in (1, 2)
     ]
-    x = self.plus(np.concatenate(branches, axis=-1))
-    x = self.plus(self.conv(x))
-    return self.conv(x, padding="VALID")[:, 0, 0]
+    x = self.norm_relu(np.concatenate(branches, axis=-1), "block3_conv1_norm")
+    x = self.plain(x, "class_maps", True)
+    return self.conv(x, "head", padding="VALID")[:, 0, 0]
 
 
 def relu(x):
@@ -305,6 +307,63 @@ def test_networks_are_the_ones_rebuilt_in_numpy(name, train_mode):
     np.testing.assert_allclose(moved["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(moved["var"], var, rtol=1e-4, atol=1e-5)
   assert len(rebuilt.moved) == (DRAWINGS[name].count("bn") if train_mode else 0)
+
+
+@pytest.mark.parametrize("name", registry.NETWORKS)
+def test_every_layer_is_named_by_its_role(name):
+  network = create(name, dropout_rate=0.1, dense_dropout_rate=0.1)
+  keys, names = np.arange(2, dtype=np.uint32), set()
+
+  def record(next_function, args, kwargs, context):
+    names.update(context.module.path)
+    return next_function(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(
+      lambda key: network.init(key, image_batch(), train=True, example_keys=keys),
+      jax.random.key(0),
+    )
+  assert "head" in names and any(name.endswith("_dropout") for name in names)
+  automatic = [name for name in names if re.fullmatch(r"[A-Z].*_[0-9]+", name)]
+  assert automatic == []  # such as Conv_0, which an insertion would make Conv_1
+
+
+class WithAnotherLayer(models.Network):
+  """A stem, in front of it another layer of each kind if asked for."""
+
+  longer: bool = False
+
+  @nn.compact
+  def __call__(self, images, *, train, example_keys=None):
+    norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
+    x = images
+    if self.longer:
+      x = dropout(self.conv(3, (1, 1), name="added")(x), "added_dropout")
+      x = jnp.ones_like(norm_relu(name="added_norm")(x)) * images
+    return dropout(norm_relu(name="stem_norm")(self.conv(8, (3, 3), name="stem")(x)),
+                   "stem_dropout")  # fmt: skip
+
+
+def test_inserting_a_layer_changes_no_others_name_start_or_mask():
+  fields = dataclasses.fields(models.Network)
+  given = {f.name: getattr(create("net6b", dropout_rate=0.5), f.name) for f in fields}
+  del given["parent"], given["name"]
+  results = []
+  for longer in (False, True):
+    network = WithAnotherLayer(**given, longer=longer)
+    init = lambda key: network.init(key, image_batch(), train=False)  # noqa: B023, E731
+    variables = jax.jit(init)(jax.random.key(0))
+    keys = np.arange(2, dtype=np.uint32)
+    y, _ = network.apply(
+      variables, image_batch(), train=True, example_keys=keys, mutable=["batch_stats"]
+    )
+    results.append((variables["params"], y))
+  (before, y), (after, y_after) = results
+  assert after.keys() - before.keys() == {"added", "added_norm"}
+  for name in before:
+    jax.tree.map(np.testing.assert_array_equal, before[name], after[name])
+  np.testing.assert_array_equal(y, y_after)
+  assert 0.2 < (np.asarray(y) == 0).mean() < 0.9
 
 
 @pytest.mark.parametrize("name", registry.NETWORKS)
@@ -366,9 +425,11 @@ def test_statistics_move_in_training_and_stay_put_in_evaluation():
   variables, x = random_variables(network), image_batch(4)
 
   @jax.jit
-  def both(variables, noise):
+  def both(variables, keys):
     mutable = ["batch_stats"]
-    trained = network.apply(variables, x, train=True, noise=noise, mutable=mutable)
+    trained = network.apply(
+      variables, x, train=True, example_keys=keys, mutable=mutable
+    )
     return trained, network.apply(variables, x, train=False, mutable=mutable)
 
   results = [both(variables, np.arange(4, dtype=np.uint32) + i) for i in (0, 9)]
@@ -468,7 +529,6 @@ def test_what_the_trainer_makes_of_a_config(name):
     variables = program.network.init(key, jnp.ones((1, 32, 32, 3)), train=False)
     return steps.TrainState(
       step=jnp.zeros([], jnp.int32),
-      finite_step=jnp.zeros([], jnp.int32),
       params=variables["params"],
       batch_stats=variables.get("batch_stats", {}),
       opt_state=program.tx.init(variables["params"]),
@@ -484,7 +544,7 @@ def test_what_the_trainer_makes_of_a_config(name):
   labels = jax.ShapeDtypeStruct((50_000,), jnp.int32)
   number = jax.ShapeDtypeStruct((), jnp.int32)
   indices = jax.ShapeDtypeStruct((2, 4, config.batch_size // 2), jnp.int32)
-  after = jax.eval_shape(program.train_steps, state, images, labels, number, indices)
+  after, _ = jax.eval_shape(program.train_steps, state, images, labels, number, indices)
   for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
 
@@ -541,12 +601,13 @@ class Tiny(models.Network):
   """Uses all that a network is given, and compiles at once."""
 
   @nn.compact
-  def __call__(self, images, *, train, noise=None):
-    plus, dropout = self.batch_norm_relu(train), self.dropout(noise)
+  def __call__(self, images, *, train, example_keys=None):
+    norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
     x = images[:, ::8, ::8]
-    x = dropout(plus()(self.convolution(features=4, conv=self.conv)(x)))
+    x = self.convolution(features=4, conv=self.conv, name="slot")(x)
+    x = dropout(norm_relu(name="slot_norm")(x), "slot_dropout")
     x = self.max_pool(x).reshape(x.shape[0], -1)
-    return self.dense(self.num_classes)(x)
+    return self.dense(self.num_classes, name="head")(x)
 
 
 def test_every_key_is_read_by_somebody(keys_read, tmp_path, monkeypatch):

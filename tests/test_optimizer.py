@@ -74,28 +74,44 @@ def test_cosine_rises_in_a_line_and_falls_as_a_cosine():
     },
   )
   schedule = optimizer.create_schedule(config, steps_per_epoch=5)
-  warmup = [0.5 * step / 10 for step in range(10)]
+  warmup = [0.5 * (step + 1) / 10 for step in range(10)]
   cosine = [0.1 + 0.4 * (1 + np.cos(np.pi * step / 40)) / 2 for step in range(41)]
   rates = [float(schedule(step)) for step in range(51)]
   np.testing.assert_allclose(rates, warmup + cosine, rtol=1e-5)
 
 
-def test_one_cycle_rises_to_the_peak_once():
+def test_one_cycle_rises_to_the_peak_once_and_falls_to_the_minimum():
   config = make_config(
     num_epochs=10,
     **{
       "schedule.name": "one_cycle",
       "schedule.learning_rate": 0.5,
       "schedule.warmup_epochs": 3,
+      "schedule.minimum": 0.01,
     },
   )
   schedule = optimizer.create_schedule(config, steps_per_epoch=10)
   rates = np.array([float(schedule(step)) for step in range(101)])
-  assert rates.argmax() == 30 and rates[30] == 0.5
-  np.testing.assert_allclose(
-    rates[[0, 15, 65, 100]], [0.02, 0.26, 0.25, 2e-6], rtol=1e-4
-  )
-  np.testing.assert_allclose(np.diff(rates[:31]), 0.48 / 30, rtol=1e-4)
+  rising = [0.5 * (step + 1) / 30 for step in range(30)]
+  falling = [0.5 - 0.49 * step / 70 for step in range(71)]
+  np.testing.assert_allclose(rates, rising + falling, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", config_lib.SCHEDULES)
+def test_the_first_of_n_warm_up_steps_has_an_nth_of_the_peak(name):
+  values = {"schedule.name": name, "schedule.learning_rate": 0.5}
+  values |= {"schedule.decay_rate": 1.0, "schedule.warmup_epochs": 0.7}
+  config = make_config(num_epochs=3, **values)
+  schedule = optimizer.create_schedule(config, steps_per_epoch=10)
+  rates = [float(schedule(step)) for step in range(8)]
+  np.testing.assert_allclose(rates[:7], 0.5 * np.arange(1, 8) / 7, rtol=1e-6)
+  assert rates[7] == 0.5
+
+
+@pytest.mark.parametrize("name", config_lib.SCHEDULES)
+def test_without_warm_up_the_first_step_has_the_peak(name):
+  config = make_config(**{"schedule.name": name, "schedule.learning_rate": 0.5})
+  assert float(optimizer.create_schedule(config, 10)(0)) == 0.5
 
 
 @pytest.mark.parametrize("name", ["cosine", "one_cycle"])

@@ -47,14 +47,14 @@ def test_receptive_field_with_dense_layers():
 def test_receptive_fields_of_branches_and_what_they_read():
   layers = structure.layers(load("net6b"))
   by_name = {layer.name: (i, layer) for i, layer in enumerate(layers)}
-  assert by_name["SpatiallySeparable_0/vertical"][1].reach.field == (5, 3)
-  assert by_name["SpatiallySeparable_0/horizontal"][1].reach.field == (5, 5)
-  assert by_name["FilterGroups_0/branch_3x3"][1].reach.field == (12, 12)
-  assert by_name["FilterGroups_0/branch_5x5"][1].reach.field == (16, 16)
-  assert by_name["DilatedBranches_0/dilation_2"][1].reach.field == (34, 34)
+  assert by_name["block1_conv1/vertical"][1].reach.field == (5, 3)
+  assert by_name["block1_conv1/horizontal"][1].reach.field == (5, 5)
+  assert by_name["block2_conv1/branch_3x3"][1].reach.field == (12, 12)
+  assert by_name["block2_conv1/branch_5x5"][1].reach.field == (16, 16)
+  assert by_name["block3_conv1/dilation_2"][1].reach.field == (34, 34)
   assert layers[-1].reach.field == (58, 58)
-  branches = [by_name[f"DilatedBranches_0/dilation_{rate}"][0] for rate in (1, 2)]
-  assert by_name["BatchNormReLU_6"][1].reach.sources == frozenset(branches)
+  branches = [by_name[f"block3_conv1/dilation_{rate}"][0] for rate in (1, 2)]
+  assert by_name["block3_conv1_norm"][1].reach.sources == frozenset(branches)
   (before,) = layers[branches[0]].reach.sources
   assert layers[before].kind == "max_pool"
   assert layers[0].reach.sources == {IMAGE}

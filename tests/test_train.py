@@ -1,5 +1,6 @@
 """A run, whole: on any number of devices, cut anywhere, stopped and resumed."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -16,8 +17,18 @@ import optax
 import pytest
 from flax import serialization
 
-from cifar_flax import checkpoints, observers, registry, run_lock, steps, train, trainer
+from cifar_flax import (
+  checkpoints,
+  observers,
+  provenance,
+  registry,
+  run_lock,
+  steps,
+  train,
+  trainer,
+)
 from cifar_flax import config as config_lib
+from cifar_flax import trained as trained_lib
 from cifar_flax.data import datasets
 from cifar_flax.errors import Diverged, Stopped, UserError
 
@@ -180,8 +191,8 @@ class ConstantLogits(nn.Module):
   """Logits that depend on nothing but one parameter."""
 
   @nn.compact
-  def __call__(self, images, *, train, noise=None):
-    del train, noise
+  def __call__(self, images, *, train, example_keys=None):
+    del train, example_keys
     logits = self.param("logits", lambda _: jnp.log(jnp.arange(1.0, 11.0)))
     return jnp.broadcast_to(logits, (images.shape[0], 10))
 
@@ -295,19 +306,31 @@ def test_a_finished_run_is_evaluated_with_mirror_images_when_asked(tmp_path):
 
 
 def test_moving_average_of_the_weights_by_hand():
-  config = make_config(ema_decay=0.75, batch_size=72, num_epochs=1)
-  run = trainer.Trainer(config, jax.devices()[:1])
-  run.restore(None)
-  start = tensors(run)
-  run.train_epoch(lambda made: None)
-  end = tensors(run)
-  averages = [name for name in end if name.startswith(".ema")]
-  assert len(averages) == len([n for n in end if n[1:7] in ("params", "batch_")])
-  for name in averages:
-    source = name.replace(".ema['params']", ".params")
-    source = source.replace(".ema['batch_stats']", ".batch_stats")
-    expected = 0.75 * start[name] + 0.25 * end[source]
-    np.testing.assert_allclose(end[name], expected, rtol=1e-5, atol=1e-7)
+  decay = 0.75
+  config = make_config(ema_decay=decay, batch_size=24, num_epochs=1)
+  config.steps_per_dispatch = 1
+  run = trained(config, 1, epochs=0)
+  seen = []
+  run.train_epoch(lambda made: seen.append(tensors(run)))
+  averages = [name for name in seen[0] if name.startswith(".ema")]
+  assert len(averages) == len([n for n in seen[0] if n[1:7] in ("params", "batch_")])
+  for t, now in enumerate(seen, start=1):
+    # Of the values after the updates 1 ... t; the first ones before them count nothing.
+    weights = decay ** np.arange(t - 1, -1, -1.0)
+    for name in averages:
+      source = name.replace(".ema['params']", ".params")
+      source = source.replace(".ema['batch_stats']", ".batch_stats")
+      values = np.stack([np.float64(before[source]) for before in seen[:t]])
+      expected = np.tensordot(weights, values, 1) / weights.sum()
+      np.testing.assert_allclose(now[name], expected, rtol=1e-5, atol=1e-7)
+  assert len(seen) == 3
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999, 0.99999])
+@pytest.mark.parametrize("step", [1, 2, 1000, 10**6])
+def test_the_newest_value_weighs_as_in_adams_correction(step, decay):
+  expected = (1 - decay) / (1 - decay**step)
+  assert steps.ema_weight(np.int32(step), decay) == pytest.approx(expected, rel=1e-5)
 
 
 def test_it_learns(tmp_path):
@@ -395,25 +418,102 @@ def test_a_run_that_diverges_is_stopped_and_not_saved(tmp_path):
   # A step multiplies the weights by 1 - 10: beyond float32 after forty or so.
   extreme = {"optimizer__name": "sgd", "optimizer__weight_decay": 1.0}
   config = make_config(schedule__learning_rate=10.0, num_epochs=20, **extreme)
+  config.steps_per_dispatch = 1
   run = trained(config, 8, epochs=0)
-  run.config = dataclasses.replace(config, steps_per_dispatch=1)
-  with pytest.raises(Diverged):
+  with pytest.raises(Diverged, match="not finite .*learning rate 10"):
     while True:
       assert all(np.isfinite(tensor).all() for tensor in tensors(run).values())
       run.train_epoch(lambda made: None)
       run.history.append({})
-  assert not all(np.isfinite(tensor).all() for tensor in tensors(run).values())
-  finite = int(run.state.step) - 1  # a dispatch a step: the last one is the first bad
-  pattern = (
-    f"after step {finite + 1} .*learning rate 10.* last finite step is {finite};"
-  )
-  with pytest.raises(Diverged, match=pattern):
+  with pytest.raises(Diverged):
     train.train_and_evaluate(config, tmp_path, watchers=[])
-  saved = checkpoints.saved(tmp_path / "checkpoints")
+  assert_all_saved_is_finite(tmp_path)
+
+
+def assert_all_saved_is_finite(workdir):
+  saved = checkpoints.saved(workdir / "checkpoints")
   assert saved
-  for path in (*saved, tmp_path / "checkpoints" / "best.ckpt"):
+  for path in (*saved, *(workdir / "checkpoints").glob("best.ckpt")):
     leaves = jax.tree.leaves(checkpoints.read(path)["state"])
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def first_kernel(params):
+  return params["stem"]["kernel"]
+
+
+def planted(tree, leaf, value):
+  """`tree` with `value` as the first number of `leaf`."""
+  return jax.tree.map(
+    lambda x: x.at[(0,) * x.ndim].set(value) if x is leaf else x, tree
+  )
+
+
+# What goes wrong in an update, and what is said of it. A weight of 1e38 is finite, the
+# loss that comes of it is not.
+PLANTS = {
+  "loss": (
+    lambda s: s.replace(params=planted(s.params, first_kernel(s.params), 1e38)),
+    None,
+    "the loss of step {k} is not finite",
+  ),
+  "parameter": (
+    None,
+    lambda s: s.replace(params=planted(s.params, first_kernel(s.params), jnp.nan)),
+    "the loss of step {after} is not finite",
+  ),
+  "batch_stats": (
+    None,
+    lambda s: s.replace(
+      batch_stats=planted(s.batch_stats, s.batch_stats["stem_norm"]["mean"], jnp.nan)
+    ),
+    "a moving average is, after one of the steps 3 to 5, not finite",
+  ),
+  "ema": (
+    None,
+    lambda s: s.replace(ema=planted(s.ema, first_kernel(s.ema["params"]), jnp.inf)),
+    "a moving average is, after one of the steps 3 to 5, not finite",
+  ),
+}
+
+
+@pytest.mark.parametrize("where", PLANTS)
+@pytest.mark.parametrize("k", [3, 4, 5])  # the first, a middle, the last step of a call
+def test_what_is_not_finite_is_found_named_and_never_saved(
+  where, k, monkeypatch, tmp_path
+):
+  before, after, message = PLANTS[where]
+  make = steps.make_train_step
+
+  def make_train_step(*args):
+    step = make(*args)
+
+    def spoilt(state, *data):
+      at_k = lambda change: jax.tree.map(  # noqa: E731
+        lambda new, old: jnp.where(at == k, new, old), change(state), state
+      )
+      at = state.step + 1
+      state = at_k(before) if before else state
+      state, finite = step(state, *data)
+      return (at_k(after) if after else state), finite
+
+    return spoilt
+
+  monkeypatch.setattr(steps, "make_train_step", make_train_step)
+  # Calls of 1, 1, 3, ... steps: the first compiles, the second is timed.
+  config = make_config(batch_size=8, steps_per_dispatch=3, ema_decay=0.9)
+  monkeypatch.setattr(trainer.Pace, "steps", lambda self: 3 if self._calls > 1 else 1)
+  if where == "parameter" and k == 5:
+    message = "a parameter is, after step 5, not finite"
+  stop = StopAt(2)  # saved after the second call
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(config, tmp_path, [], stop=stop)
+  monkeypatch.setattr(trainer.Pace, "steps", lambda self: 3)
+  with pytest.raises(Diverged, match=message.format(k=k, after=k + 1)):
+    train.train_and_evaluate(config, tmp_path, [])
+  (path,) = checkpoints.saved(tmp_path / "checkpoints")
+  assert path.stem == "step_000000002"
+  assert_all_saved_is_finite(tmp_path)
 
 
 def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, monkeypatch):
@@ -512,7 +612,7 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
 @pytest.mark.parametrize(
   ("change", "reason"),
   [
-    (lambda c: c["state"].pop("finite_step"), "finite_step"),
+    (lambda c: c["state"].pop("opt_state"), "opt_state"),
     (lambda c: c["state"]["params"].popitem(), "params"),
     (
       lambda c: c["state"].update(step=np.zeros(2, np.int32)),
@@ -527,7 +627,7 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
     (lambda c: c.update(run="()"), "Expecting value"),
     (lambda c: c.update(run="[]"), ""),
     (lambda c: c.update(run=5), ""),
-    (lambda c: c.update(run='{"config": {}}'), "fingerprint"),
+    (lambda c: c.update(run='{"config": {}}'), "numerics"),
     (lambda c: c.update(run='{"config": 5}'), ""),
     (lambda c: c.update(run=10**5 * "[" + 10**5 * "]"), ""),
     (lambda c: c.update(run=c["run"].replace('"epoch": 1', '"epoch": 2')), "epochs"),
@@ -542,6 +642,70 @@ def test_a_checkpoint_of_another_version_is_refused(change, reason, tmp_path):
   path.write_bytes(checkpoints.encode(content))
   with pytest.raises(UserError, match=f"of another version of this project .*{reason}"):
     train.train_and_evaluate(config, tmp_path, watchers=[])
+
+
+def test_a_checkpoint_that_other_code_computed_is_refused(tmp_path, monkeypatch):
+  config = make_config(num_epochs=1)
+  train.train_and_evaluate(config, tmp_path)
+  monkeypatch.setattr(provenance, "NUMERICS", 999)
+  with pytest.raises(UserError, match="numerics 1, and this code has 999.*commit "):
+    train.train_and_evaluate(config, tmp_path, watchers=[])
+  with pytest.raises(UserError, match="numerics 1, and this code has 999"):
+    trained_lib.Trained(tmp_path)
+
+
+def test_a_summary_says_what_made_the_run(tmp_path):
+  config = make_config(num_epochs=2, steps_per_dispatch=1)
+  for left in (2, 1, 10**6):
+    with contextlib.suppress(Stopped):
+      summary = train.train_and_evaluate(config, tmp_path, [], stop=StopAt(left))
+  assert summary["interruptions"] == 2
+  assert [part["first_step"] for part in summary["earlier_parts"]] == [0, 2]
+  for part in (summary, *summary["earlier_parts"]):
+    assert part["numerics"] == provenance.NUMERICS and part["device_count"] == 8
+    assert "pytest" in part["command"] or "-c" in part["command"]
+    assert {"commit", "modified", "device", "versions"} <= part.keys()
+  # What has finished its epochs and gets more was not interrupted.
+  longer = train.train_and_evaluate(
+    dataclasses.replace(config, num_epochs=3), tmp_path, []
+  )
+  assert longer["interruptions"] == 2 and len(longer["earlier_parts"]) == 3
+
+
+def test_a_resumed_epoch_counts_the_seconds_of_all_its_parts(tmp_path, monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+
+  class Clock(StopAt):
+    """Each dispatch takes 2 s."""
+
+    def defer(self):
+      now[0] += 2
+      super().defer()
+
+  config = make_config(num_epochs=1, steps_per_dispatch=1, batch_size=24)
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(config, tmp_path, [], stop=Clock(2))
+  now[0] += 1000  # between the parts
+  with pytest.raises(Stopped):  # in evaluation: dispatches of training, then of that
+    train.train_and_evaluate(config, tmp_path, [], stop=Clock(2))
+  now[0] += 1000
+  summary = train.train_and_evaluate(config, tmp_path, [], stop=Clock(10**6))
+  (row,) = history_of(tmp_path)
+  # Training took 3 dispatches of 2 s; evaluation one until stopped, and 3 again.
+  assert row["seconds"] == summary["seconds"] == 14
+  assert row["images_per_second"] == 72 / 6
+
+
+def history_of(workdir):
+  return json.loads(last(workdir)["run"])["history"]
+
+
+def test_evaluation_at_the_end_alone(tmp_path):
+  summary = train.train_and_evaluate(make_config(num_epochs=3, eval_every=0), tmp_path)
+  rows = history_of(tmp_path)
+  assert [row["eval_loss"] is None for row in rows] == [True, True, False]
+  assert summary["best_epoch"] == 3
 
 
 def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):

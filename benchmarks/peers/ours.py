@@ -48,7 +48,7 @@ class Ours(OurLayers):
     def run(num_steps: int) -> None:
       nonlocal state
       for _ in range(num_steps // size):
-        state = train_steps(state, *data, np.int32(size), indices)
+        state, _ = train_steps(state, *data, np.int32(size), indices)
       jax.block_until_ready(state)
 
     return Program(run, size, {"parameters": parameters})
@@ -69,9 +69,9 @@ class Ours(OurLayers):
       del num_steps
 
       def body(state, indices):
-        return step(state, images, labels, indices), None
+        return step(state, images, labels, indices)
 
-      return jax.lax.scan(body, state, indices)[0]
+      return jax.lax.scan(body, state, indices)
 
     chosen = {"none": one_step, "scan": scan_steps}[loop]
     options = self.operations.compiler_options

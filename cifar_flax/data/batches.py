@@ -19,7 +19,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   Returns:
     int32 [n].
   """
-  keys = ops.hash_uint32(seed, epoch, np.arange(num_examples))
+  keys = ops.hash_uint32(ops.Purpose.EPOCH_ORDER, seed, epoch, np.arange(num_examples))
   return np.argsort(keys, kind="stable").astype(np.int32)
 
 

@@ -27,7 +27,7 @@ def create(
   Returns:
     The network; call it with images [batch, 32, 32, 3] in [0, 1].
   """
-  operations = ops.select(config.ops)
+  operations = ops.select(config.ops, config.dtype)
   dtype = jnp.dtype(config.dtype)
   types: dict[str, Any] = {
     "dtype": dtype,

@@ -1,11 +1,23 @@
-"""The pieces between convolutions."""
+"""The layers between convolutions."""
 
 import zlib
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from cifar_flax import ops
+
+
+def relu(x: jax.Array) -> jax.Array:
+  """Returns max(x, 0), computed in at least float32, in the type of `x`.
+
+  Rounding commutes with it, so the result is that of `nn.relu`. In bfloat16, however,
+  two of those in one fusion give garbage on a CPU under jaxlib 0.11.2 to 0.12.0.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return nn.relu(wide).astype(x.dtype)
 
 
 class BatchNormReLU(nn.BatchNorm):
@@ -23,7 +35,7 @@ class BatchNormReLU(nn.BatchNorm):
   def __call__(self, x):
     """Normalises `x` [batch, height, width, channels] per channel, then clips at 0."""
     if self.operation is None or self.use_running_average or self.is_initializing():
-      return nn.relu(super().__call__(x))
+      return relu(super().__call__(x))
     dtype = self.dtype or x.dtype
     scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
     y, *statistics = self.operation(
@@ -39,8 +51,8 @@ class BatchNormReLU(nn.BatchNorm):
 class Dropout(nn.Module):
   """Sets a share of the values to 0 and divides the others by 1 - rate.
 
-  Srivastava et al. 2014. Which values is a hash of the example's number, this
-  layer's place in the network and the position, so that neither the number of
+  Srivastava et al. 2014. Which values is a hash of the example's random key, this
+  layer's path in the network and the position, so that neither the number of
   devices nor the order of examples in a batch changes it.
 
   Attributes:
@@ -50,17 +62,18 @@ class Dropout(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x, noise):
-    """Applies it.
+  def __call__(self, x, example_keys):
+    """Drops values of `x`.
 
     Args:
       x: [batch, ...].
-      noise: uint32 [batch], one number per example and step; None leaves `x` alone.
+      example_keys: uint32 [batch], a random key per example and step; None returns
+        `x`.
 
     Returns:
       [batch, ...] in the type of `x`.
     """
-    if noise is None:
+    if example_keys is None:
       return x
     layer = zlib.crc32("/".join(self.path).encode())
-    return ops.dropout(x, self.rate, noise, layer)
+    return ops.dropout(x, self.rate, example_keys, layer)

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from cifar_flax.models.layers import relu
 from cifar_flax.models.network import Network
 
 
@@ -9,21 +10,21 @@ class Net6ADense(Network):
   """Three blocks of plain convolutions and two Dense layers, 32-30-15-13-6-4-2."""
 
   @nn.compact
-  def __call__(self, images, *, train: bool, noise=None):
+  def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
-    del train  # no BatchNorm: `noise` alone tells training from evaluation
-    conv, relu = self.conv, nn.relu
-    dropout = self.dropout(noise)
-    dense_dropout = self.dropout(noise, self.dense_dropout_rate)
+    del train  # no BatchNorm: `example_keys` alone tells training from evaluation
+    dropout = self.dropout(example_keys)
+    dense_dropout = self.dropout(example_keys, self.dense_dropout_rate)
 
     x = images
-    for features in (48, 96, 192):
-      x = relu(conv(features, (3, 3))(x))
-      x = relu(conv(features, (3, 3), padding="VALID")(x))
-      x = self.max_pool(x)
-      x = dropout(x)
+    for block, features in (("block1", 48), ("block2", 96), ("block3", 192)):
+      x = relu(self.conv(features, (3, 3), name=f"{block}_conv1")(x))
+      conv = self.conv(features, (3, 3), padding="VALID", name=f"{block}_conv2")
+      x = self.max_pool(relu(conv(x)))
+      x = dropout(x, f"{block}_dropout")
 
     x = x.reshape(x.shape[0], -1)
-    x = dense_dropout(relu(self.dense(512)(x)))
-    x = dense_dropout(relu(self.dense(256)(x)))
-    return self.dense(self.num_classes)(x)
+    for name, features in (("dense1", 512), ("dense2", 256)):
+      x = relu(self.dense(features, name=name)(x))
+      x = dense_dropout(x, f"{name}_dropout")
+    return self.dense(self.num_classes, name="head")(x)

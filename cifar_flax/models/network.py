@@ -12,6 +12,10 @@ from cifar_flax.models.layers import Dropout
 class Network(nn.Module, kw_only=True):
   """Base of the networks.
 
+  A network names each of its layers by its role (`stem`, `block1_conv2`,
+  `block1_conv2_norm`, `transition1`, `head`). Checkpoints, exports and dropout's masks
+  go by these names, so a layer can be inserted without changing any other.
+
   Attributes:
     num_classes: number of logits.
     conv: makes an `nn.Conv`, with dtype, initialisation and implementation bound.
@@ -37,7 +41,7 @@ class Network(nn.Module, kw_only=True):
     """Makes `BatchNormReLU`; in training with the statistics of the batch."""
     return partial(self.norm, use_running_average=not train)
 
-  def dropout(self, noise, rate: float | None = None) -> Callable:
-    """Returns a function that drops values of its argument; see `Dropout`."""
+  def dropout(self, example_keys, rate: float | None = None) -> Callable:
+    """Returns a function (x, name) that drops values of x; see `Dropout`."""
     rate = self.dropout_rate if rate is None else rate
-    return lambda x: Dropout(rate)(x, noise)
+    return lambda x, name: Dropout(rate, name=name)(x, example_keys)

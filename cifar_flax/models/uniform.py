@@ -12,21 +12,22 @@ class Uniform(Network):
   """Four slots at 16x16 and 8x8, all of the type `convolution`, 32-16-8-1."""
 
   @nn.compact
-  def __call__(self, images, *, train: bool, noise=None):
+  def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
     conv = partial(self.conv, use_bias=False)
-    plus, dropout = self.batch_norm_relu(train), self.dropout(noise)
+    slot = partial(self.convolution, conv=conv)
+    norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
 
-    x = plus()(conv(16, (3, 3))(images))
+    x = norm_relu(name="stem_norm")(conv(16, (3, 3), name="stem")(images))
     x = self.max_pool(x)
 
-    x = plus()(self.convolution(features=32, conv=conv)(x))
-    x = plus()(self.convolution(features=32, conv=conv)(x))
-    x = dropout(self.max_pool(x))
+    x = norm_relu(name="block1_conv1_norm")(slot(features=32, name="block1_conv1")(x))
+    x = norm_relu(name="block1_conv2_norm")(slot(features=32, name="block1_conv2")(x))
+    x = dropout(self.max_pool(x), "block1_dropout")
 
-    x = plus()(self.convolution(features=64, conv=conv)(x))
-    x = plus()(self.convolution(features=64, conv=conv)(x))
-    x = dropout(x)
+    x = norm_relu(name="block2_conv1_norm")(slot(features=64, name="block2_conv1")(x))
+    x = norm_relu(name="block2_conv2_norm")(slot(features=64, name="block2_conv2")(x))
+    x = dropout(x, "block2_dropout")
 
-    x = self.conv(self.num_classes, (1, 1))(x)
+    x = self.conv(self.num_classes, (1, 1), name="head")(x)
     return jnp.mean(x, axis=(1, 2))

@@ -10,11 +10,19 @@ from cifar_flax.errors import UserError
 from cifar_flax.ops import compiler
 from cifar_flax.ops.convolution import conv_general_dilated
 from cifar_flax.ops.dropout import dropout
-from cifar_flax.ops.hashing import hash_uint32, uniform
+from cifar_flax.ops.hashing import Purpose, example_keys, hash_uint32, uniform
 from cifar_flax.ops.normalization import batch_norm_relu
 from cifar_flax.ops.pooling import max_pool, max_pool_lax
 
-__all__ = ["Operations", "dropout", "hash_uint32", "select", "uniform"]
+__all__ = [
+  "Operations",
+  "Purpose",
+  "dropout",
+  "example_keys",
+  "hash_uint32",
+  "select",
+  "uniform",
+]
 
 
 class Operations(NamedTuple):
@@ -41,11 +49,12 @@ _LAX = Operations(lax.conv_general_dilated, max_pool_lax, None, {})
 _FAST = Operations(lax.conv_general_dilated, max_pool, None, {})
 
 
-def select(name: str) -> Operations:
+def select(name: str, dtype: str = "float32") -> Operations:
   """Chooses the operations a network is built from, for `compiler.platform()`.
 
   Args:
     name: "fast", whatever is fastest on this backend, or "lax", XLA's own.
+    dtype: of the activations.
 
   Returns:
     The operations; both kinds give the same results up to rounding.
@@ -59,5 +68,5 @@ def select(name: str) -> Operations:
     return _LAX
   if compiler.platform() != "cpu":
     return _FAST
-  options = compiler.supported(compiler.CPU)
+  options = compiler.supported(compiler.cpu_options(dtype))
   return Operations(conv_general_dilated, max_pool, batch_norm_relu, options)

@@ -1,11 +1,12 @@
 """Randomness as a function of counters: the same on the host and on any device.
 
 Everything random that must not depend on the number of devices or on where a run was
-resumed is a hash of (seed, epoch, step, example, layer, position). An integer hash is
-also an order of magnitude cheaper on a CPU than JAX's threefry (a mask for
-128x30x30x128 values: 169 ms with `jax.random.bernoulli`).
+resumed is a hash of its purpose and of (seed, epoch, step, example, layer, position).
+An integer hash is also an order of magnitude cheaper on a CPU than JAX's threefry (a
+mask for 128x30x30x128 values: 169 ms with `jax.random.bernoulli`).
 """
 
+import enum
 from typing import Any
 
 import jax
@@ -22,13 +23,49 @@ _CHEAP_1, _CHEAP_2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 _GOLDEN_RATIO = np.uint32(0x9E3779B9)
 
 
+class Purpose(enum.IntEnum):
+  """What a draw is for: the first word of every hash.
+
+  Two purposes share no draws, even where their other words are equal. A number is part
+  of what a run computes, so an existing one is never changed; new purposes are added at
+  the end.
+  """
+
+  EPOCH_ORDER = 0
+  EXAMPLE_KEY = 1
+  ZOOM_ROWS = 2
+  ZOOM_COLUMNS = 3
+  FLIP = 4
+  CROP_ROW = 5
+  CROP_COLUMN = 6
+  CUTOUT_ROW = 7
+  CUTOUT_COLUMN = 8
+  DROPOUT = 9
+
+
+def example_keys(seed: Any, step: Any, indices: Any) -> Any:
+  """Returns the random key of each example in one training step.
+
+  Augmentation and dropout derive all of their draws for an example from its key.
+
+  Args:
+    seed: of the run.
+    step: updates made before this one.
+    indices: int [batch], the examples' places in the training split.
+
+  Returns:
+    uint32 [batch].
+  """
+  return hash_uint32(Purpose.EXAMPLE_KEY, seed, step, indices)
+
+
 def hash_uint32(*words: Any) -> Any:
   """Hashes integers to a uint32 whose bits are uniform and independent.
 
   The words are absorbed one by one, so their order matters and (1, 2) differs from
   (12,). With all other words fixed the hash is a permutation of its last word: a range
   of counters in the last place gives distinct values, which makes
-  `np.argsort(hash_uint32(seed, epoch, np.arange(n)))` a shuffle without ties.
+  `np.argsort(hash_uint32(purpose, seed, epoch, np.arange(n)))` a shuffle without ties.
 
   Args:
     *words: python ints in [0, 2**32), or integer arrays of numpy or jax (taken modulo

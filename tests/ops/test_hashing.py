@@ -9,8 +9,13 @@ import pytest
 from scipy import stats
 
 from cifar_flax import ops
+from cifar_flax.config import Augmentation
+from cifar_flax.data import augmentation, batches
+from cifar_flax.ops import hashing
 
 COUNT = 1 << 16
+KEYS = [1553596626, 2100464075, 3445015181]
+ORDER = [5, 7, 2, 4, 1, 0, 8, 3, 9, 6]
 
 
 def counters(count=COUNT):
@@ -34,6 +39,65 @@ def test_golden_values_hold_runs_together():
   assert [
     int(ops.hash_uint32(*words)) for words in [(0,), (1,), (0, 0), (1, 2, 3)]
   ] == [4249023594, 1476479250, 146975875, 411743058]
+
+
+def test_golden_values_of_the_draws_hold_runs_together():
+  """As above: a purpose never gets another number."""
+  assert [int(p) for p in ops.Purpose] == list(range(10))
+  keys = ops.example_keys(7, 3, np.arange(3))
+  assert keys.tolist() == KEYS
+  assert batches.epoch_order(7, 3, 10).tolist() == ORDER
+
+
+def draws():
+  """Values that a run draws, by what for, of the same seed and small counters."""
+  index = np.arange(2000)
+  found = {"order": [ops.hash_uint32(ops.Purpose.EPOCH_ORDER, 0, e, index)
+                     for e in range(3)]}  # fmt: skip
+  keys = [ops.example_keys(0, step, index) for step in range(3)]
+  found["keys"] = keys
+  for purpose in list(ops.Purpose)[2:9]:
+    found[purpose.name] = [ops.hash_uint32(purpose, k) for k in keys]
+  # As `ops.dropout` draws them, of two layers.
+  found["dropout"] = [
+    ops.hash_uint32(ops.Purpose.DROPOUT, k, layer, number)
+    for k in keys
+    for layer in (0, 1)
+    for number in (0, 1)
+  ]
+  return {name: np.stack(values) for name, values in found.items()}
+
+
+def test_no_two_purposes_share_a_value():
+  found = draws()
+  for (one, a), (other, b) in itertools.combinations(found.items(), 2):
+    for x, y in itertools.product(a, b):
+      assert not (x == y).any(), (one, other)
+    # Among n x m pairs, n m / 2^32 are equal by chance: here at most 0.06.
+    assert len(np.intersect1d(a, b)) <= 1, (one, other)
+
+
+def test_every_draw_begins_with_its_purpose(monkeypatch):
+  purposes, original = [], hashing.hash_uint32
+
+  def recorded(*words):
+    purposes.append(words[0])
+    return original(*words)
+
+  for module in (ops, hashing):
+    monkeypatch.setattr(module, "hash_uint32", recorded)
+  keys = ops.example_keys(0, 0, np.arange(2))
+  everything = Augmentation(zoom=0.1, flip=True, crop_padding=1, cutout=2)
+  augmentation.augment(jnp.ones((2, 8, 8, 3)), keys, everything)
+  ops.dropout(jnp.ones((2, 3)), 0.5, jnp.asarray(keys), 4)
+  batches.epoch_order(0, 0, 5)
+  assert all(isinstance(purpose, ops.Purpose) for purpose in purposes)
+  assert set(purposes) == set(ops.Purpose)
+
+
+def test_what_a_step_draws_is_not_the_order_of_an_epoch():
+  order = batches.epoch_order(0, 0, 1000)
+  assert not np.array_equal(order, np.argsort(ops.example_keys(0, 0, np.arange(1000))))
 
 
 def test_ints_scalars_arrays_and_other_integer_types_agree():
