@@ -1,6 +1,11 @@
-"""`net6a_dense` with the recipe of `net6b_tuned`: the same parameters and 100 epochs.
+"""`net6a_dense` with the recipe of `net6b_tuned`: the same parameters, 30 epochs.
 
 make train CONFIG=configs/net6a_dense_tuned.py
+
+About 55 minutes on two cores, a third of what `net6a_dense` takes. The claim to test:
+better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm the
+network learns at a fifth of its rate, and its Dense layers, which hold half of the
+parameters, keep their dropout.
 """
 
 from cifar_flax.config import Config
@@ -8,8 +13,8 @@ from configs import net6a_dense, net6b_tuned
 
 
 def get_config() -> Config:
-  """Chosen for `net6b`, on `train[45000:]`."""
-  config = net6b_tuned.tuned(net6a_dense.get_config())
-  config.schedule.learning_rate = 0.002  # no BatchNorm
+  """The recipe that was chosen for `net6b`, at the rate that suits this network."""
+  config = net6b_tuned.tuned(net6a_dense.get_config(), num_epochs=30)
+  config.schedule.learning_rate = 0.002
   config.model.dense_dropout_rate = 0.5
   return config

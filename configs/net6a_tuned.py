@@ -1,6 +1,9 @@
-"""`net6a` with the recipe of `net6b_tuned`: the same parameters and 100 epochs.
+"""`net6a` with the recipe of `net6b_tuned`: the same parameters, 30 epochs not 100.
 
 make train CONFIG=configs/net6a_tuned.py
+
+About 110 minutes on two cores, a third of what `net6a` takes. The claim to test is:
+better, in a third of the time. See `net6b_tuned` for the reasons.
 """
 
 from cifar_flax.config import Config
@@ -8,5 +11,5 @@ from configs import net6a, net6b_tuned
 
 
 def get_config() -> Config:
-  """Chosen for `net6b`, on `train[45000:]`."""
-  return net6b_tuned.tuned(net6a.get_config())
+  """The recipe that was chosen for `net6b`."""
+  return net6b_tuned.tuned(net6a.get_config(), num_epochs=30)

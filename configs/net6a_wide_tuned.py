@@ -1,6 +1,10 @@
-"""`net6a_wide` with the recipe of `net6b_tuned`: the same parameters and 100 epochs.
+"""`net6a_wide` with the recipe of `net6b_tuned`: the same parameters, 30 epochs.
 
 make train CONFIG=configs/net6a_wide_tuned.py
+
+About 3.6 hours on two cores, a third of what `net6a_wide` takes. The claim to test is:
+better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm the
+network learns at a fifth of its rate.
 """
 
 from cifar_flax.config import Config
@@ -8,7 +12,7 @@ from configs import net6a_wide, net6b_tuned
 
 
 def get_config() -> Config:
-  """Chosen for `net6b`, on `train[45000:]`."""
-  config = net6b_tuned.tuned(net6a_wide.get_config())
-  config.schedule.learning_rate = 0.002  # no BatchNorm
+  """The recipe that was chosen for `net6b`, at the rate that suits this network."""
+  config = net6b_tuned.tuned(net6a_wide.get_config(), num_epochs=30)
+  config.schedule.learning_rate = 0.002
   return config
