@@ -152,10 +152,10 @@ def _seconds(seconds: float) -> str:
 
 
 TUNED_HEAD = """\
-| network | parameters | epochs | test acc., %: published | faithful | tuned | tuned, \
-with mirror images | gap, points: published | faithful | tuned | \
+| network | parameters | epochs: faithful | tuned | test acc., %: published | faithful \
+| tuned | tuned, with mirror images | gap, points: published | faithful | tuned | \
 seconds: faithful | tuned |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def _tuned(results: dict[str, Any]) -> list[str]:
@@ -164,8 +164,11 @@ def _tuned(results: dict[str, Any]) -> list[str]:
   rows = []
   for name in (name for name in published.TUNED if name in entries):
     tuned, base = entries[name], entries.get(published.TUNED[name])
-    then = published.after(published.TUNED[name], tuned["epochs"])
-    theirs = _figures(then if tuned["comparable"] else None)
+    known = published.lookup(published.TUNED[name])
+    theirs = None
+    if known and tuned["comparable"]:
+      epochs = min(base["epochs"], known.epochs) if base else known.epochs
+      theirs = _figures(published.after(known.config, epochs))
 
     def shown(entry: dict[str, Any] | None, figure: str) -> str:
       show = _seconds if figure == "seconds" else _percent
@@ -175,6 +178,7 @@ def _tuned(results: dict[str, Any]) -> list[str]:
       [
         f"`{published.TUNED[name]}`",
         f"{tuned['parameters']:,}" if tuned["parameters"] else "-",
+        f"{base['epochs']}" if base else "-",
         f"{tuned['epochs']}",
         _percent(theirs["test_accuracy"]) if theirs else "-",
         *(shown(entry, "test_accuracy") for entry in (base, tuned)),

@@ -187,20 +187,17 @@ class Trainer:
     """Waits for the devices; raises Diverged if a call left anything not finite."""
     step, finite = int(self.state.step), int(health.finite_step)
     if finite < step:
-      what = f"the loss of step {finite + 1} is"
+      what = f"the loss of step {finite + 1} is not finite"
     elif not health.params:
-      what = f"a parameter is, after step {step},"
+      what = f"a parameter is not finite after step {step}"
     elif not health.averages:
-      first = step - num_steps + 1
-      what = f"a moving average is, after one of the steps {first} to {step},"
+      what = f"a moving average is not finite after steps {step - num_steps + 1}-{step}"
     else:
       return
-    last = min(finite, step - 1)
-    rate = float(self.program.schedule(last))
+    rate = float(self.program.schedule(min(finite, step - 1)))
     raise Diverged(
-      f"diverged: {what} not finite (epoch {len(self.history) + 1}, learning rate "
-      f"{rate:g}); nothing of this call to the devices is saved; try a lower "
-      "config.schedule.learning_rate"
+      f"diverged: {what} (epoch {len(self.history) + 1}, learning rate {rate:g}); "
+      "checkpoints hold finite numbers only; try a lower config.schedule.learning_rate"
     )
 
   def evaluate(

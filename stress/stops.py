@@ -153,7 +153,7 @@ def divergence(lab: Lab) -> list[Row]:
   }
   code, error = lab.finish(lab.command(workdir, **extreme))
   last = error.strip().splitlines()[-1]
-  words = ("diverged", "step", "learning rate 100", "last finite step")
+  words = ("diverged", "not finite", "learning rate ")
   good = code == 1 and all(word in last for word in words)
   good &= bool(saved := checkpoints(workdir))
   good &= all(not _has_nan(path) for path in saved)

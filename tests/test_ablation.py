@@ -152,4 +152,4 @@ def test_the_table_is_written_and_printed_whatever_the_report_does(
   text = (tmp_path / "ablation.md").read_text()
   assert "| without_schedule | 1 | 80.00 | +0.00 |" in text
   assert "What each change brings to net6b_tuned" in capsys.readouterr().out
-  assert len(reported[0]) == 7 + len(["--output", "DIR"])
+  assert len(reported[0]) == 8 + len(["--output", "DIR"])

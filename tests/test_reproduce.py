@@ -106,7 +106,7 @@ def test_every_published_config_runs_five_times_to_its_full_length(tmp_path):
     for seed in range(5)
   ]
   epochs = [job.config.num_epochs for job in jobs[::5]]
-  assert epochs == [100, 100, 100, 100, 50, 100, 100, 100, 50]
+  assert epochs == [100, 100, 100, 100, 50, 30, 30, 30, 25]
   assert [job.config.seed for job in jobs] == [0, 1, 2, 3, 4] * 9
 
 
@@ -146,7 +146,7 @@ def test_tuned_stand_beside_faithful_and_published(tmp_path):
   )
   # Faithful: 80 and 81; tuned: 90 and 91; training in both 90 and 92.
   assert line[2:-2].split(" | ") == [
-    "`net6b`", "151,404", "50", "85.48", "80.50 ± 0.71", "90.50 ± 0.71",
+    "`net6b`", "151,404", "50", "25", "85.48", "80.50 ± 0.71", "90.50 ± 0.71",
     "92.00 ± 0.00", "6.79", "10.50 ± 0.71", "0.50 ± 0.71", "105 ± 7", "105 ± 7",
   ]  # fmt: skip
   assert "chosen without the test images" in text

@@ -467,12 +467,12 @@ PLANTS = {
     lambda s: s.replace(
       batch_stats=planted(s.batch_stats, s.batch_stats["stem_norm"]["mean"], jnp.nan)
     ),
-    "a moving average is, after one of the steps 3 to 5, not finite",
+    "a moving average is not finite after steps 3-5 ",
   ),
   "ema": (
     None,
     lambda s: s.replace(ema=planted(s.ema, first_kernel(s.ema["params"]), jnp.inf)),
-    "a moving average is, after one of the steps 3 to 5, not finite",
+    "a moving average is not finite after steps 3-5 ",
   ),
 }
 
@@ -504,7 +504,7 @@ def test_what_is_not_finite_is_found_named_and_never_saved(
   config = make_config(batch_size=8, steps_per_dispatch=3, ema_decay=0.9)
   monkeypatch.setattr(trainer.Pace, "steps", lambda self: 3 if self._calls > 1 else 1)
   if where == "parameter" and k == 5:
-    message = "a parameter is, after step 5, not finite"
+    message = "a parameter is not finite after step 5 "
   stop = StopAt(2)  # saved after the second call
   with pytest.raises(Stopped):
     train.train_and_evaluate(config, tmp_path, [], stop=stop)
