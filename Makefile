@@ -21,10 +21,10 @@ train: $(INSTALLED)
 	$(RUN) -m cifar_flax.main --config $(CONFIG) $(ARGS)
 
 reproduce: $(INSTALLED)
-	$(RUN) -m cifar_flax.reproduce $(ARGS)
+	$(RUN) -m cifar_flax reproduce $(ARGS)
 
 study: $(INSTALLED)
-	$(RUN) -m cifar_flax.sweep --config configs/conv_study.py --vary model.convolution \
+	$(RUN) -m cifar_flax sweep --config configs/conv_study.py --vary model.convolution \
 	  --seeds 3 $(ARGS)
 
 # NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 MINUTES=60 DATA=DIR DTYPE= BATCHES=32,64

@@ -13,15 +13,14 @@ from collections.abc import Sequence
 from benchmarks import hardware, networks, peers, tables
 from benchmarks.comparison import Budget
 from benchmarks.workers import started
+from cifar_flax import command_line
 from cifar_flax import config as config_lib
-from cifar_flax import main as main_lib
 from cifar_flax.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = main_lib.Parser(
-    prog="python -m benchmarks", description=__doc__, allow_abbrev=False
-  )
+  parser = command_line.Parser("", __doc__)
+  parser.prog = "python -m benchmarks"
 
   def add(name: str, default: str, help: str) -> None:
     parser.add_argument(f"--{name}", default=default, help=f"{help} (%(default)s)")

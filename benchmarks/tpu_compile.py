@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from cifar_flax import config as config_lib
-from cifar_flax import data, steps
+from cifar_flax import registry, steps
 from cifar_flax.ops import compiler
 
 GIB = 2**30
@@ -101,7 +101,7 @@ def compile_epoch(path: str, topology: str) -> Epoch:
   devices: Any = description.devices
   config = config_lib.load(path)
   with compiler.compiling_for("tpu"):
-    num_classes = data.NUM_CLASSES[config.data.dataset]
+    num_classes = registry.DATASETS[config.data.dataset].num_classes
     program = steps.Program(config, devices, num_classes, NUM_EXAMPLES)
     state = steps.create_state(config, program.network, program.tx, IMAGE_SHAPE)
     steps_per_epoch = program.steps_per_epoch

@@ -15,7 +15,7 @@ import pathlib
 import sys
 from typing import Any
 
-from cifar_flax import data, registry
+from cifar_flax import registry
 from cifar_flax.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float64")
@@ -65,7 +65,7 @@ class Data(_Section):
   """Which images, from where, and which of them train and evaluate."""
 
   dataset: str = key("cifar10", "name of the data set",
-                     choices=data.NAMES, prefix=data.FOLDER)  # fmt: skip
+                     choices=registry.DATASETS, prefix=registry.FOLDER)  # fmt: skip
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
   archive: str = key("", "official file or folder to prepare it from; '' downloads it")
   train_split: str = key("train", "TFDS split string of the training images")

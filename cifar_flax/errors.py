@@ -1,8 +1,4 @@
-"""The exceptions a user is meant to read, and the file in those of the system."""
-
-import contextlib
-import os
-from collections.abc import Iterator
+"""The exceptions that a user is meant to read."""
 
 
 class UserError(ValueError):
@@ -26,13 +22,3 @@ class Stopped(Exception):
   def __init__(self, signal: int):
     super().__init__(f"stopped by signal {signal}")
     self.signal = signal
-
-
-@contextlib.contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Puts `path` into an OSError: a full disk's own names no file."""
-  try:
-    yield
-  except OSError as error:
-    reason = error.strerror or str(error) or type(error).__name__
-    raise OSError(error.errno, reason, os.fspath(path)) from error

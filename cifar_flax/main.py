@@ -1,39 +1,27 @@
-"""The command line: `python -m cifar_flax.main --config configs/net6a.py`."""
+"""Trains a config, or evaluates a checkpoint: `--config configs/net6a.py`.
+
+`python -m cifar_flax.main`, or `python -m cifar_flax train` and `eval`.
+"""
 
 import argparse
 import logging
 import os
 import pathlib
-import signal
 import sys
 import time
 
-from cifar_flax import command_line, distributed, run_lock, stopping
+from cifar_flax import command_line
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
+from cifar_flax.run import lock, processes, signals
 
 MODES = ("train", "eval")
-CHECKPOINTS = ("best", "last")
-FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--distributed", "--help")
-
-
-class Parser(argparse.ArgumentParser):
-  """Answers in one line instead of three."""
-
-  def error(self, message: str):
-    """Raises UserError."""
-    raise UserError(f"{message} (--help lists all flags)")
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
-    prog="python -m cifar_flax.main",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    epilog="keys for --config.KEY=VALUE:\n" + config_lib.help_text(),
-    allow_abbrev=False,
-  )
+  keys = "keys for --config.KEY=VALUE:\n" + config_lib.help_text()
+  parser = command_line.Parser("train", __doc__, keys)
   parser.add_argument(
     "--config", metavar="FILE", help="a file such as configs/net6a.py"
   )
@@ -50,51 +38,19 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def split_overrides(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-  """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of the arguments.
-
-  Returns:
-    The values by key, and the other arguments.
-
-  Raises:
-    UserError: a key without a value.
-  """
-  overrides, others, arguments = {}, [], iter(argv)
-  for argument in arguments:
-    if not argument.startswith("--config."):
-      others.append(argument)
-      continue
-    name, equals, value = argument.removeprefix("--config.").partition("=")
-    if not equals:
-      value = next(arguments, "--")
-    if not equals and value.startswith("--"):
-      raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE")
-    overrides[name] = value
-  return overrides, others
-
-
 def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
   """The config, the run directory and the flags that a command line asks for.
 
   Raises:
     UserError: one line naming the field, its value and what is allowed.
   """
-  overrides, others = split_overrides(argv)
-  flags, unknown = _parser().parse_known_args(others)
-  if unknown:
-    hint = config_lib.nearest(unknown[0].partition("=")[0], FLAGS)
-    raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
+  overrides, others = command_line.split_overrides(argv)
+  flags = _parser().parse_args(others)
   command_line.check_choice(flags, "mode", MODES)
-  command_line.check_choice(flags, "checkpoint", CHECKPOINTS)
+  command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if flags.config is None and flags.mode == "eval" and flags.workdir is not None:
-    flags.config = os.path.join(flags.workdir, "config.json")
-    if not os.path.isfile(flags.config):
-      raise UserError(f"--workdir={flags.workdir!r}: no run here (no config.json)")
-  if flags.config is None:
-    raise UserError("--config=FILE is missing; for example --config=configs/net6a.py")
-  config = config_lib.load(flags.config)
-  config = config_lib.validate(config_lib.override(config, overrides))
-  config.name = config.name or pathlib.Path(flags.config).stem
+    flags.config = str(command_line.require_run(flags.workdir) / "config.json")
+  config = command_line.load_config(flags.config, overrides)
   return config, _folder(flags.workdir, os.path.join("runs", config.name)), flags
 
 
@@ -109,7 +65,7 @@ def _folder(given: str | None, default: str) -> pathlib.Path:
   return path
 
 
-def run(argv: list[str], began: float, stop: stopping.Watch) -> None:
+def run(argv: list[str], began: float, stop: signals.Watch) -> None:
   """Does what a command line asks for.
 
   Args:
@@ -119,18 +75,18 @@ def run(argv: list[str], began: float, stop: stopping.Watch) -> None:
   """
   config, workdir, flags = parse(argv)
   if flags.distributed is not None:
-    distributed.parse(flags.distributed)
-    distributed.supervise()
+    processes.parse(flags.distributed)
+    processes.supervise()
   elif flags.mode == "train":
-    run_lock.check(workdir)
+    lock.check(workdir)
   if config.model.dtype == "float64":
     os.environ["JAX_ENABLE_X64"] = "true"
   # These import JAX: only for input that is well formed.
-  from cifar_flax import compilation_cache, train
+  from cifar_flax import caches, train
 
-  compilation_cache.enable()
+  caches.keep_compiled_programs()
   if flags.distributed is not None:
-    distributed.initialize(flags.distributed)
+    processes.initialize(flags.distributed)
   if flags.mode == "train":
     train.train_and_evaluate(config, workdir, began=began, stop=stop)
   else:
@@ -138,42 +94,26 @@ def run(argv: list[str], began: float, stop: stopping.Watch) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code.
-
-  0, or 1 for a disk that is full, a run that diverged or lost one of its processes, 2
-  for wrong input, 130 after Ctrl-C and 143 after SIGTERM.
-  """
+  """Runs; returns the exit code of `command_line.report`, or 1 for a lost process."""
   began = time.monotonic()
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   argv = sys.argv[1:] if argv is None else argv
   try:
-    with stopping.Watch() as stop:
+    with signals.Watch() as stop:
       run(argv, began, stop)
-    distributed.part()
+    processes.part()
     return 0
-  except UserError as error:
-    code, line = 2, f"error: {error}"
-  except Diverged as error:
-    distributed.part()
-    code, line = 1, f"error: {error}"
-  except Stopped as error:
-    distributed.part()
-    name = signal.Signals(error.signal).name
-    code = 128 + error.signal
-    line = f"stopped by {name}, and saved: the same command goes on from here"
-  except OSError as error:
-    if error.filename is None:
-      raise
-    code, line = 1, f"error: {error.filename}: {error.strerror}"
-  except KeyboardInterrupt:
-    code, line = 130, "interrupted: the same command goes on where it stopped"
+  except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
+    if isinstance(error, Diverged | Stopped):  # so it is in all processes
+      processes.part()
+    code = command_line.report(error)
   except RuntimeError as error:
-    if not distributed.is_loss(error):
+    if not processes.is_loss(error):
       raise
-    code, line = 1, distributed.loss(str(error))
-  print(" ".join(line.splitlines()), file=sys.stderr)
-  if distributed.joined():
-    distributed.leave(code)
+    print(processes.loss(str(error)), file=sys.stderr)
+    code = 1
+  if processes.joined():
+    processes.leave(code)
   return code
 
 

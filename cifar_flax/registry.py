@@ -1,11 +1,11 @@
-"""What a config can name, and where it lives: one line a network or convolution type.
+"""What a config can name: one line a network, convolution type or data set.
 
-The values are `module:attribute`, looked up when a network is built, so that a
-config is checked against the names without importing JAX.
+The values say where each lives, as `module:attribute`, and are looked up when they are
+needed, so that a config is checked against the names without importing JAX or TFDS.
 """
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 CONVOLUTIONS = {
   "plain": "cifar_flax.convolutions:Plain",
@@ -23,6 +23,31 @@ NETWORKS = {
   "net6b": "cifar_flax.models.net6b:Net6B",
   "uniform": "cifar_flax.models.uniform:Uniform",
 }
+
+
+class Source(NamedTuple):
+  """A data set.
+
+  Attributes:
+    num_classes: of its labels.
+    version: in TFDS.
+    prepare: `module:attribute` of a function (folder, archive) that has TFDS write it
+      to `folder`, from the official file or folder `archive` if one is given.
+  """
+
+  num_classes: int
+  version: str
+  prepare: str
+
+
+_SOURCES = "cifar_flax.data.sources"
+DATASETS = {
+  "cifar10": Source(10, "3.0.2", f"{_SOURCES}.cifar:prepare"),
+  "cifar100": Source(100, "3.0.2", f"{_SOURCES}.cifar:prepare"),
+  "svhn_cropped": Source(10, "3.1.0", f"{_SOURCES}.svhn:prepare"),
+  "shapes10": Source(10, "1.0.0", f"{_SOURCES}.shapes10:prepare"),
+}
+FOLDER = "folder:"  # before a path: pictures, in a folder for each class
 
 
 def lookup(entry: str) -> Any:

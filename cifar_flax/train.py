@@ -9,19 +9,20 @@ from typing import Any
 
 import jax
 
-from cifar_flax import (
-  checkpoints,
-  distributed,
-  observers,
-  provenance,
-  run_directory,
-  run_lock,
-  samples,
-  steps,
-  stopping,
-)
+from cifar_flax import steps
 from cifar_flax.config import Config
+from cifar_flax.data import samples
 from cifar_flax.errors import Stopped, UserError
+from cifar_flax.run import (
+  checkpoints,
+  directory,
+  files,
+  lock,
+  observers,
+  processes,
+  provenance,
+  signals,
+)
 from cifar_flax.trainer import Trainer, check_divisible
 
 
@@ -64,7 +65,7 @@ class Keeper:
     stop: where a request to stop is found.
   """
 
-  def __init__(self, trainer: Trainer, folder: pathlib.Path, stop: stopping.Watch):
+  def __init__(self, trainer: Trainer, folder: pathlib.Path, stop: signals.Watch):
     self.trainer = trainer
     self.folder = folder
     self.writes = jax.process_index() == 0
@@ -89,7 +90,7 @@ class Keeper:
     self.stop.defer()  # a step has been made: from now on there is something to lose
     step = int(self.trainer.state.step)
     interval = self.trainer.config.checkpoint.every_steps
-    if signal := distributed.agreed(self.stop.signal):
+    if signal := processes.agreed(self.stop.signal):
       self.save()
       raise Stopped(signal)
     if interval and step // interval > self._last_step // interval:
@@ -197,7 +198,7 @@ def conclude(trainer: Trainer, keeper: Keeper) -> dict[str, Any]:
   flipped = None
   if trainer.config.eval_flip:
     flipped = trainer.evaluate(lambda *_: keeper.after_dispatch(), flip=True)
-  return run_directory.summary(
+  return directory.summary(
     trainer.config,
     trainer.dataset,
     trainer.record,
@@ -211,7 +212,7 @@ def train_and_evaluate(
   workdir: pathlib.Path,
   watchers: Sequence[observers.Observer] | None = None,
   began: float | None = None,
-  stop: stopping.Watch | None = None,
+  stop: signals.Watch | None = None,
 ) -> dict[str, Any]:
   """Trains as the config says, or goes on where the run in `workdir` stopped.
 
@@ -238,15 +239,15 @@ def train_and_evaluate(
   folder = workdir / "checkpoints"
   with contextlib.ExitStack() as stack:
     if writes:
-      stack.enter_context(run_lock.hold(workdir))
-      checkpoints.remove_leftovers(folder)
+      stack.enter_context(lock.hold(workdir))
+      files.remove_leftovers(folder)
     trainer = start(config, workdir)
-    if before := run_directory.finished_summary(workdir, config):
+    if before := directory.finished_summary(workdir, config):
       logging.warning("%s: has finished all of its epochs", workdir)
       return before
     if watchers is None or not writes:
       watchers = observers.create(began=began) if writes else []
-    keeper = Keeper(trainer, folder, stop or stopping.Watch())
+    keeper = Keeper(trainer, folder, stop or signals.Watch())
     complete_last(trainer, keeper)
     run = observers.Run(
       config=config,
@@ -283,7 +284,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   """
   content = checkpoints.restore(workdir / "checkpoints", which)
   trainer = Trainer(config)
-  trainer.restore(content, run_directory.EVALUATION_KEYS)
+  trainer.restore(content, directory.EVALUATION_KEYS)
   result = trainer.evaluate()
   more = ""
   if config.eval_flip:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cifar_flax import distributed, provenance, run_directory, steps
+from cifar_flax import steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets
 from cifar_flax.errors import Diverged, UserError
+from cifar_flax.run import directory, processes, provenance
 
 # Steps in one call to the device where the config leaves it open: a few on a CPU,
 # where a step takes a large part of a second, an epoch elsewhere.
@@ -81,7 +82,7 @@ class Trainer:
     self.state = steps.create_state(
       config, self.program.network, self.program.tx, image_shape
     )
-    self.record = run_directory.Record()
+    self.record = directory.Record()
     self._trains = False  # whether this process is one of the record's parts
     self._epoch_started: float | None = None
     self._paces: dict[str, Pace] = {}
@@ -107,7 +108,7 @@ class Trainer:
     """
     if content is not None:
       info = self.dataset.info
-      self.state, self.record = run_directory.resume(
+      self.state, self.record = directory.resume(
         content, self.config, info, self.state, may_differ
       )
     self.state = steps.replicate(self.state, self.devices)
@@ -140,9 +141,7 @@ class Trainer:
   def snapshot(self) -> bytes:
     """The bytes of a checkpoint file."""
     self.epoch_seconds()
-    return run_directory.snapshot(
-      self.state, self.config, self.dataset.info, self.record
-    )
+    return directory.snapshot(self.state, self.config, self.dataset.info, self.record)
 
   def parameters(self) -> tuple[int, int]:
     """Number of parameters: in total, moving averages included; trainable."""
@@ -252,7 +251,7 @@ class Trainer:
     pace = self._paces.setdefault(phase, Pace(min(size, num_steps)))
     while first < num_steps:
       # Clocks differ: processes that made other numbers of steps would wait for ever.
-      count = min(distributed.agreed(pace.steps()), num_steps - first)
+      count = min(processes.agreed(pace.steps()), num_steps - first)
       if phase == "train" and (interval := self.config.checkpoint.every_steps):
         count = min(count, interval - int(self.state.step) % interval)
       padding = [(0, 0), (0, pace.most - count), (0, 0)]

@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def _header() -> list[str]:
-  from cifar_flax import provenance
+  from cifar_flax.run import provenance
 
   versions = provenance.versions()
   known = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax"))

@@ -155,11 +155,11 @@ def state_hash(path: pathlib.Path) -> str:
   """SHA-256 of the state in a checkpoint: parameters, optimizer, moving averages.
 
   Raises:
-    cifar_flax.checkpoints.Damaged: it is not whole.
+    cifar_flax.run.checkpoints.Damaged: it is not whole.
   """
   from flax import serialization
 
-  from cifar_flax import checkpoints as library
+  from cifar_flax.run import checkpoints as library
 
   state = library.read(path)["state"]
   return hashlib.sha256(serialization.msgpack_serialize(state)).hexdigest()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 
-from cifar_flax.checkpoints import read
+from cifar_flax.run.checkpoints import read
 from stress.devices import difference
 from stress.lab import Lab, Row, checkpoints
 

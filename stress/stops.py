@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from cifar_flax.checkpoints import read
+from cifar_flax.run.checkpoints import read
 from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of, verdict
 
 # In what it says, the beginning of a phase: of a run that prints lines.

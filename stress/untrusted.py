@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgpack
 import numpy as np
 
-from cifar_flax.checkpoints import MAGIC
+from cifar_flax.run.checkpoints import MAGIC
 from stress.lab import ROOT, Lab, Row, checkpoints
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax.data import archives, cifar
+from cifar_flax.data.sources import archives, cifar
 
 CLASSES = (
   *("airplane", "automobile", "bird", "cat", "deer"),
@@ -158,7 +158,7 @@ def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
     *(f"--config.data.data_dir={data_dir}", "--config.batch_size=50"),
     *("--config.num_epochs=2", "--config.schedule.warmup_epochs=1"),
   )
-  program, cache = ("-m", "cifar_flax.sweep"), str(tmp_path / "cache")
+  program, cache = ("-m", "cifar_flax", "sweep"), str(tmp_path / "cache")
   first = run(program, *arguments, XDG_CACHE_HOME=cache)
   assert first.returncode == 0, first.stderr
   page = (output / "report" / "report.html").read_text()

@@ -14,8 +14,9 @@ import time
 import pytest
 
 from cifar_flax import config as config_lib
-from cifar_flax import main, registry, run_lock, train
+from cifar_flax import main, registry, train
 from cifar_flax.errors import Diverged, Stopped, UserError
+from cifar_flax.run import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 NET6B = "--config=configs/net6b.py"
@@ -413,7 +414,7 @@ def test_what_ends_a_run_is_said_in_a_line(error, code, line, monkeypatch, capsy
 
 
 def test_an_occupied_run_directory_is_refused_before_jax(tmp_path):
-  with run_lock.hold(tmp_path):
+  with lock.hold(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "cifar_flax.main", NET6B]
     command += [f"--workdir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -428,7 +429,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
 
   monkeypatch.setattr(train, "train_and_evaluate", interrupt)
   assert main.main([NET6B]) == 130
-  assert "goes on where it stopped" in capsys.readouterr().err
+  assert "rerun the same command to resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("dtype", "enabled"), [("float32", None), ("float64", "true")])

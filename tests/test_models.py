@@ -16,7 +16,8 @@ import reference
 from cifar_flax import config as config_lib
 from cifar_flax import models, published, registry, steps, train
 from cifar_flax.config import Config
-from cifar_flax.data import batches, shapes10
+from cifar_flax.data import batches
+from cifar_flax.data.sources import shapes10
 from cifar_flax.errors import UserError
 from cifar_flax.trainer import Trainer
 

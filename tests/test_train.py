@@ -17,20 +17,12 @@ import optax
 import pytest
 from flax import serialization
 
-from cifar_flax import (
-  checkpoints,
-  observers,
-  provenance,
-  registry,
-  run_lock,
-  steps,
-  train,
-  trainer,
-)
 from cifar_flax import config as config_lib
-from cifar_flax import trained as trained_lib
+from cifar_flax import registry, steps, train, trainer
 from cifar_flax.data import datasets
 from cifar_flax.errors import Diverged, Stopped, UserError
+from cifar_flax.run import checkpoints, lock, observers, provenance
+from cifar_flax.tools import trained as trained_lib
 
 
 def random_split(n, seed):
@@ -545,7 +537,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 def test_a_second_writer_is_refused(tmp_path):
   with (
-    run_lock.hold(tmp_path),
+    lock.hold(tmp_path),
     pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing here"),
   ):
     train.train_and_evaluate(make_config(), tmp_path, watchers=[])

@@ -13,10 +13,10 @@ import tempfile
 
 import numpy as np
 
-from cifar_flax import user_cache
+from cifar_flax import caches
 from cifar_flax.data.records import Records
 
-FOLDER = "data"  # of `user_cache`
+FOLDER = "data"  # of `caches.private_folder`
 _FIELDS = ("images", "labels", "ids")
 
 
@@ -33,7 +33,7 @@ def load(
     num_classes: The labels are below it.
   """
   try:
-    path = user_cache.private_folder(FOLDER) / f"{key}.npz"
+    path = caches.private_folder(FOLDER) / f"{key}.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       fingerprint = str(arrays["fingerprint"])
       splits = {
@@ -59,7 +59,7 @@ def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
     for field in _FIELDS
   }
   try:
-    _write(user_cache.private_folder(FOLDER) / f"{key}.npz", arrays)
+    _write(caches.private_folder(FOLDER) / f"{key}.npz", arrays)
   except OSError as error:
     logging.warning("Going on without a cache of the decoded images (%s).", error)
 

@@ -7,42 +7,17 @@ dataset.train.images  # uint8 [n, 32, 32, 3]
 import dataclasses
 import os
 import pathlib
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from cifar_flax.data import FOLDER, NUM_CLASSES, cache, records
-from cifar_flax.data import NAMES as DATASETS
+from cifar_flax import registry
+from cifar_flax.config import Data
+from cifar_flax.data import cache, records
 from cifar_flax.errors import UserError
 
-__all__ = ["DATASETS", "Dataset", "Info", "Split", "load"]
-
-_VERSIONS = {
-  "cifar10": "3.0.2",
-  "cifar100": "3.0.2",
-  "svhn_cropped": "3.1.0",
-  "shapes10": "1.0.0",
-}
 # What is read where the split strings do not ask for more.
 _USUAL = ("train", "test")
-
-
-class Config(Protocol):
-  """The part of a configuration that `load` reads; "" stands for "not given".
-
-  Attributes:
-    dataset: One of `DATASETS`, or `folder:PATH`.
-    data_dir: TFDS's data folder; "" is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-    archive: An official archive to build from where nothing is prepared yet.
-    train_split: A TFDS split string; "" is `train`.
-    eval_split: A TFDS split string; "" is `test`.
-  """
-
-  dataset: str
-  data_dir: str
-  archive: str
-  train_split: str
-  eval_split: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +61,18 @@ class Dataset:
   info: Info
 
 
-def load(config: Config) -> Dataset:
+def load(config: Data) -> Dataset:
   """Returns the configured dataset, preparing it first where it is not there yet.
 
   Args:
-    config: See `Config`.
+    config: A run's `config.data`.
 
   Raises:
     UserError: the dataset cannot be found, fetched or read, or a split is impossible.
   """
   folder = _locate(config)
-  builder = records.open_folder(folder, NUM_CLASSES.get(config.dataset))
+  source = registry.DATASETS.get(config.dataset)
+  builder = records.open_folder(folder, source.num_classes if source else None)
   # Before the slow part, so that a mistyped split is refused at once.
   positions = {
     field: _positions(field, spec, builder)
@@ -131,30 +107,24 @@ def load(config: Config) -> Dataset:
   return Dataset(train, evaluation, info)
 
 
-def _locate(config: Config) -> pathlib.Path:
+def _locate(config: Data) -> pathlib.Path:
   """Returns the folder of the prepared dataset, preparing it where there is none."""
   given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   data_dir = pathlib.Path(given).expanduser().absolute()
   # Imported late: a prepared dataset needs none of the builders.
-  if config.dataset.startswith(FOLDER):
-    from cifar_flax.data import folders
+  if config.dataset.startswith(registry.FOLDER):
+    from cifar_flax.data.sources import folders
 
-    return folders.locate(config.dataset.removeprefix(FOLDER), data_dir)
-  if config.dataset not in DATASETS:
+    return folders.locate(config.dataset.removeprefix(registry.FOLDER), data_dir)
+  source = registry.DATASETS.get(config.dataset)
+  if source is None:
     raise UserError(
       f"data.dataset={config.dataset!r} is unknown; it must be one of"
-      f" {', '.join(DATASETS)} or {FOLDER}PATH."
+      f" {', '.join(registry.DATASETS)} or {registry.FOLDER}PATH."
     )
-  folder = data_dir / config.dataset / _VERSIONS[config.dataset]
+  folder = data_dir / config.dataset / source.version
   if not (folder / records.INFO_FILE).is_file():
-    from cifar_flax.data import cifar, shapes10, svhn
-
-    if config.dataset == "shapes10":
-      shapes10.prepare(folder)
-    elif config.dataset == "svhn_cropped":
-      svhn.prepare(folder, config.archive)
-    else:
-      cifar.prepare(folder, config.archive)
+    registry.lookup(source.prepare)(folder, config.archive)
   return folder
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import stand_ins
 
-from cifar_flax.data import archives, cifar
+from cifar_flax.data.sources import archives, cifar
 
 
 @pytest.fixture(scope="session")

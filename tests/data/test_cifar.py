@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from stand_ins import make_config
 from tensorflow_datasets.image_classification import cifar as official
 
-from cifar_flax.data import archives, cifar, datasets, download
+from cifar_flax.data import datasets
+from cifar_flax.data.sources import archives, cifar, download
 from cifar_flax.errors import UserError
 
 
@@ -111,7 +112,7 @@ def test_ours_is_what_tfds_own_builder_writes(
   described = json.loads((folder / "dataset_info.json").read_text())
   assert described.pop("downloadSize") == str(archive.stat().st_size)
   expected = json.loads((judge.data_path / "dataset_info.json").read_text())
-  assert described.pop("moduleName") == "cifar_flax.data.cifar"
+  assert described.pop("moduleName") == "cifar_flax.data.sources.cifar"
   assert expected.pop("moduleName") == "tensorflow_datasets.image_classification.cifar"
   assert described == expected
   files = {path.name for path in folder.glob("*.labels.txt")} | {"features.json"}

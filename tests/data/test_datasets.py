@@ -13,8 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 from stand_ins import NUM_TEST, NUM_TRAIN, make_config
 
-from cifar_flax import user_cache
-from cifar_flax.data import archives, cifar, datasets, records
+from cifar_flax import caches
+from cifar_flax.data import datasets, records
+from cifar_flax.data.sources import archives, cifar
 from cifar_flax.errors import UserError
 
 VERSION_FOLDER = pathlib.Path("cifar10") / "3.0.2"
@@ -173,7 +174,7 @@ def count_reads(monkeypatch) -> list:
 
 
 def the_cache_file() -> pathlib.Path:
-  (path,) = user_cache.folder("data").iterdir()
+  (path,) = caches.folder("data").iterdir()
   return path
 
 
@@ -185,7 +186,7 @@ def test_second_load_decodes_nothing(prepared_once, monkeypatch):
   np.testing.assert_array_equal(first.train.images, second.train.images)
   np.testing.assert_array_equal(first.eval.labels, second.eval.labels)
   assert first.info == second.info
-  assert stat.S_IMODE(user_cache.folder("data").stat().st_mode) == 0o700
+  assert stat.S_IMODE(caches.folder("data").stat().st_mode) == 0o700
   assert stat.S_IMODE(the_cache_file().stat().st_mode) == 0o600
 
 
@@ -238,7 +239,7 @@ def test_full_disk_leaves_no_half_cache(prepared_once, monkeypatch, caplog):
 
   monkeypatch.setattr(np, "savez", fail)
   datasets.load(make_config(data_dir=str(prepared_once)))
-  assert not list(user_cache.folder("data").iterdir())
+  assert not list(caches.folder("data").iterdir())
   assert "No space left" in caplog.text
 
 

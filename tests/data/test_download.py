@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from stand_ins import make_config
 
-from cifar_flax.data import cifar, datasets, download
+from cifar_flax.data import datasets
+from cifar_flax.data.sources import cifar, download
 from cifar_flax.errors import UserError
 
 CONTENT = np.random.default_rng(1).bytes(300_000)

@@ -9,8 +9,7 @@ from PIL import Image
 from stand_ins import make_config
 
 from cifar_flax import config as config_lib
-from cifar_flax import images
-from cifar_flax.data import datasets
+from cifar_flax.data import datasets, pictures
 from cifar_flax.errors import UserError
 
 
@@ -45,7 +44,7 @@ def test_classes_are_folders_and_pixels_those_that_predict_sees(root):
   assert dataset.info.class_names == ("ant", "bee")
   assert sorted(dataset.train.labels) == [0] * 5 + [1] * 6
   files = sorted((root / "train").glob("*/*.png"))  # ids are sorted: class, name
-  expected = np.stack([images.read(file) for file in files])
+  expected = np.stack([pictures.read(file) for file in files])
   np.testing.assert_array_equal(dataset.train.images, expected)
   np.testing.assert_array_equal(dataset.eval.labels, [0, 1])
   np.testing.assert_array_equal(

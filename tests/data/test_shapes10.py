@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from stand_ins import make_config
 
-from cifar_flax.data import datasets, drawing, preparing, shapes10
+from cifar_flax.data import datasets
+from cifar_flax.data.sources import preparing, shapes10, shapes10_drawing
 
 # Of the first 100 training images, in order. Changed only together with
 # `Shapes10.VERSION`: whoever has the dataset on disk keeps the old images.
@@ -19,7 +20,9 @@ SHA256 = "a21454f8f88a3aff9bc6d34b1721288c466f2f9cab611fcfaa46de06f1caadae"
 
 def draw_many(key: int, number: int) -> tuple[np.ndarray, np.ndarray]:
   labels = [index % 10 for index in range(number)]
-  images = [drawing.draw(label, key, index) for index, label in enumerate(labels)]
+  images = [
+    shapes10_drawing.draw(label, key, index) for index, label in enumerate(labels)
+  ]
   return np.stack(images), np.array(labels)
 
 
@@ -39,7 +42,10 @@ def test_prepared_like_cifar10(monkeypatch, capfd):
     np.testing.assert_array_equal(split.labels, labels)
   info = dataset.info
   assert (info.name, info.version, info.download_size) == ("shapes10", "1.0.0", 0)
-  assert info.class_names == drawing.CLASS_NAMES and len(set(info.class_names)) == 10
+  assert (
+    info.class_names == shapes10_drawing.CLASS_NAMES
+    and len(set(info.class_names)) == 10
+  )
   shown = capfd.readouterr()
   assert shown.out == ""
   assert shown.err.splitlines()[0].startswith("Preparing shapes10 in ")
@@ -92,11 +98,11 @@ AREAS = {
 }
 
 
-@pytest.mark.parametrize("name", drawing.CLASS_NAMES)
+@pytest.mark.parametrize("name", shapes10_drawing.CLASS_NAMES)
 def test_shapes_have_the_area_and_reach_of_their_names(name):
   steps = (np.arange(1200, dtype=np.float32) - 599.5) / 480  # -1.25 to 1.25
   x, y = np.meshgrid(steps, steps)
-  inside = drawing.SHAPES[name](x, y)
+  inside = shapes10_drawing.SHAPES[name](x, y)
   if name in AREAS:
     assert inside.sum() / 480**2 == pytest.approx(AREAS[name], rel=0.003)
   assert not inside[x * x + y * y > 1.22**2].any()
@@ -113,8 +119,8 @@ def test_shapes_have_the_area_and_reach_of_their_names(name):
 
 def test_shape_stands_out_from_its_background():
   """Mean colour inside and outside of the shape differ, by more than the noise."""
-  for label, name in enumerate(drawing.CLASS_NAMES):
-    images = np.stack([drawing.draw(label, 7, index) for index in range(20)])
+  for label, name in enumerate(shapes10_drawing.CLASS_NAMES):
+    images = np.stack([shapes10_drawing.draw(label, 7, index) for index in range(20)])
     spread = images.astype(float).std(axis=(1, 2)).max(axis=-1)
     assert spread.min() > 12, name
 

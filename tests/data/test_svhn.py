@@ -10,7 +10,8 @@ import scipy.io
 import tensorflow_datasets as tfds
 from stand_ins import make_config
 
-from cifar_flax.data import datasets, download, preparing, svhn
+from cifar_flax.data import datasets
+from cifar_flax.data.sources import download, preparing, svhn
 from cifar_flax.errors import UserError
 
 SIZES = {"train": 12, "test": 8, "extra": 5}

@@ -1,0 +1,48 @@
+"""All commands: `python -m cifar_flax COMMAND`, each with a --help of its own."""
+
+import importlib
+import sys
+
+from cifar_flax import command_line
+from cifar_flax.config import nearest
+from cifar_flax.errors import UserError
+
+# The module that runs each command, the arguments that stand for it, what it does.
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+  "train": ("main", ("--mode=train",), "trains a config, or resumes its run"),
+  "eval": ("main", ("--mode=eval",), "evaluates a checkpoint of a run"),
+  "summary": ("tools.summary", (), "lists a network's layers and what they cost"),
+  "preview": ("tools.preview", (), "draws the data as training sees them"),
+  "predict": ("tools.predict", (), "classifies pictures with a trained network"),
+  "export": ("tools.export", (), "writes a trained network for other programs"),
+  "report": ("tools.report", (), "compares runs, as Markdown and as one page"),
+  "sweep": ("tools.sweep", (), "trains a config with many values and seeds"),
+  "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
+}
+
+
+def run(argv: list[str]) -> int:
+  """Runs the command that the first argument names.
+
+  Raises:
+    UserError: there is no such command.
+  """
+  lines = [f"  {name:<10} {what}" for name, (_, _, what) in COMMANDS.items()]
+  epilog = "commands:\n" + "\n".join(lines)
+  if not argv or argv[0] in ("-h", "--help"):
+    command_line.Parser("", __doc__, epilog).print_help()
+    return 0 if argv else 2
+  name, *arguments = argv
+  if name not in COMMANDS:
+    raise UserError(f"{name}: no such command{nearest(name, COMMANDS)} (--help)")
+  module, mode, _ = COMMANDS[name]
+  return importlib.import_module(f"cifar_flax.{module}").main([*mode, *arguments])
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns the exit code of `command_line.report`."""
+  return command_line.answer(run, argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where data sets come from: TFDS builders, downloads, archives, folders."""

@@ -1,0 +1,1 @@
+"""Commands that look at networks and runs, or start many of them."""

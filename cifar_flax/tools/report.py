@@ -1,0 +1,181 @@
+"""Runs beside each other: `python -m cifar_flax report RUN [RUN ...] --output DIR`.
+
+Writes DIR/report.md, its pictures, and DIR/report.html, which has them inside. Runs of
+one config with different seeds become one row.
+"""
+
+import base64
+import html
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cifar_flax import command_line
+from cifar_flax.errors import UserError
+from cifar_flax.run.files import naming
+from cifar_flax.tables import Table, spread
+
+if TYPE_CHECKING:
+  from cifar_flax.tools.finished import Group
+
+COLUMNS = (
+  *("config", "n", "parameters", "multiply-adds", "epochs"),
+  *("test accuracy, %", "published", "train accuracy, %", "gap, points"),
+  *("images/s", "seconds"),
+)
+NOTE = (
+  "Mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. Accuracies "
+  "after the last epoch; training accuracy as it was trained on, with dropout and "
+  "augmentation. Published: one run, after as many epochs. Multiply-adds of one image. "
+  "images/s: median of the epochs after the first, evaluation left out."
+)
+
+
+def row(group: "Group") -> list[str]:
+  """The cells of a config."""
+
+  def percent(name: str) -> str:
+    return spread([100 * value for value in group.values(name)])
+
+  then = group.published
+  return [
+    *(group.label, str(len(group.runs))),
+    *(f"{group.parameters:,}", f"{group.multiply_adds:,}"),
+    str(len(group.runs[0].rows)),
+    percent("eval_accuracy"),
+    f"{100 * then.test_accuracy:.2f}" if then else "-",
+    *(percent("train_accuracy"), percent("gap")),
+    *(spread(group.values(name), digits=0) for name in ("speed", "seconds")),
+  ]
+
+
+def of_classes(group: "Group") -> list[list[str]]:
+  """For each class: images, right answers, and what it is most often taken for."""
+  matrix, rows = group.confusion(), []
+  for label, name in enumerate(group.class_names):
+    total, right = int(matrix[label].sum()), int(matrix[label, label])
+    wrong = matrix[label].copy()
+    wrong[label] = 0
+    taken = (
+      f"{group.class_names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-"
+    )
+    share = f"{100 * right / total:.1f}" if total else "-"
+    rows.append([name, str(total), share, taken])
+  return rows
+
+
+def compose(groups: Sequence["Group"]) -> list[Any]:
+  """The report: headings, paragraphs, tables (lists) and pictures (name, PNG)."""
+  from cifar_flax.tools import plots
+
+  devices = sorted({run.facts["device"] for group in groups for run in group.runs})
+  parts: list[Any] = ["# Runs", [list(COLUMNS), *map(row, groups)], NOTE]
+  parts += [f"Trained on {device}." for device in devices]
+  parts += ["## Curves", ("curves.png", plots.curves(groups))]
+  if len(groups) > 1:
+    parts += ["## What it costs", ("costs.png", plots.costs(groups))]
+    parts += ["The line joins what nothing else beats at the same cost (Pareto front)."]
+  for number, group in enumerate(groups):
+    seed = group.runs[0].config.seed
+    parts += [f"## {group.label}: answers of the first run (seed {seed})"]
+    parts += [[["class", "images", "right, %", "most often taken for"]]]
+    parts[-1] += of_classes(group)
+    parts += [(f"confusion_{number}.png", plots.confusion(group))]
+    if group.mistakes(1):
+      parts += ["Wrong answers of the highest probability: class, answer."]
+      parts += [(f"mistakes_{number}.png", plots.mistakes(group))]
+  return parts
+
+
+def markdown(parts: Sequence[Any]) -> str:
+  """The report with its pictures beside it."""
+  lines = []
+  for part in parts:
+    if isinstance(part, tuple):
+      lines.append(f"![{part[0].removesuffix('.png')}]({part[0]})")
+    elif isinstance(part, list):
+      rule = ["---"] * len(part[0])
+      rows = [part[0], rule, *part[1:]]
+      lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
+    else:
+      lines.append(part)
+  return "\n\n".join(lines) + "\n"
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 1300px;
+  margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
+th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100% }
+"""
+
+
+def page(parts: Sequence[Any]) -> str:
+  """The report as one HTML page that needs no other file."""
+  body = []
+  for part in parts:
+    if isinstance(part, tuple):
+      name, picture = part
+      data = base64.b64encode(picture).decode()
+      label = html.escape(name.removesuffix(".png"))
+      body.append(f'<img alt="{label}" src="data:image/png;base64,{data}">')
+    elif isinstance(part, list):
+      body.append(_table(part))
+    else:
+      level = len(part) - len(part.lstrip("#"))
+      tag, text = (f"h{level}", part[level + 1 :]) if level else ("p", part)
+      body.append(f"<{tag}>{html.escape(text)}</{tag}>")
+  content = "\n".join(body)
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f"<title>Runs</title><style>{_STYLE}</style></head>\n<body>\n{content}\n"
+    "</body></html>\n"
+  )
+
+
+def _table(rows: list[list[str]]) -> str:
+  def line(cells: list[str], tag: str) -> str:
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+
+  body = "\n".join(f"<tr>{line(cells, 'td')}</tr>" for cells in rows[1:])
+  return f"<table><tr>{line(rows[0], 'th')}</tr>\n{body}</table>"
+
+
+def write(groups: Sequence["Group"], output: pathlib.Path) -> None:
+  """Writes report.md, report.html and the pictures into a folder, made if absent."""
+  parts = compose(groups)
+  with naming(output):
+    output.mkdir(parents=True, exist_ok=True)
+  files = {"report.md": markdown(parts).encode(), "report.html": page(parts).encode()}
+  files |= dict(part for part in parts if isinstance(part, tuple))
+  for name, data in files.items():
+    with naming(path := output / name):
+      path.write_bytes(data)
+
+
+def run(argv: list[str]) -> None:
+  """Writes the report that a command line asks for, and prints its table."""
+  parser = command_line.Parser("report", __doc__)
+  parser.add_argument("runs", nargs="*", metavar="RUN", help="finished run directories")
+  parser.add_argument("--output", metavar="DIR", help="folder of the report")
+  flags = parser.parse_args(argv)
+  if not flags.runs:
+    raise UserError("no RUN is named; give run directories, such as runs/net6b")
+  if flags.output is None:
+    raise UserError("--output=DIR is missing; for example --output=report")
+  from cifar_flax.tools import finished  # imports JAX
+
+  found = [finished.load(pathlib.Path(folder)) for folder in flags.runs]
+  alike = finished.group(found)
+  labels = finished.labels(alike)
+  groups = [finished.Group(*pair) for pair in zip(alike, labels, strict=True)]
+  write(groups, pathlib.Path(flags.output))
+  print(Table("Runs", COLUMNS, [row(group) for group in groups]).text())
+  print(pathlib.Path(flags.output) / "report.html")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
+  return command_line.answer(run, argv)

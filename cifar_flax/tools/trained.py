@@ -1,0 +1,107 @@
+"""A trained network, from its run directory alone."""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_flax import config as config_lib
+from cifar_flax import models, ops
+from cifar_flax.data.records import IMAGE_SHAPE
+from cifar_flax.errors import UserError
+from cifar_flax.run import checkpoints, directory
+
+BATCH = 64
+
+
+class Trained:
+  """The network of a run, with the weights that its evaluation uses.
+
+  Attributes:
+    config: of the run.
+    class_names: the name of each label, in order.
+    epoch: finished epochs.
+    network: call it with images in [0, 1] and `train=False`.
+    variables: of the network: the moving averages of a run that keeps them.
+  """
+
+  def __init__(self, workdir: pathlib.Path, which: str = "best"):
+    """Loads the `best` or the `last` checkpoint.
+
+    Raises:
+      UserError: there is no run, or its checkpoint is damaged.
+    """
+    if not (workdir / "config.json").is_file():
+      raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
+    content = checkpoints.restore(workdir / "checkpoints", which)
+    run, config, record = directory.run_of(content)
+    self.class_names = tuple(run["class_names"])
+    self.epoch = len(record.history)
+    try:
+      state = content["state"]
+      variables = {name: state[name] for name in ("params", "batch_stats")}
+      variables = state["ema"] or variables
+    except (KeyError, TypeError) as error:
+      raise directory.another_version(error) from None
+    self.config = config_lib.validate(config)
+    self.network = models.create(config.model, len(self.class_names))
+    self.variables: Any = self._checked(variables)
+
+  def _checked(self, variables: Any) -> Any:
+    """The variables, if they are this network's."""
+    images = jnp.zeros((1, *IMAGE_SHAPE))
+    initialise = functools.partial(self.network.init, train=False)
+    wanted = jax.eval_shape(initialise, jax.random.key(0), images)
+    wanted = {"params": {}, "batch_stats": {}} | wanted
+    return directory.restored(wanted, variables)
+
+  @functools.cached_property
+  def _apply(self):
+    model = self.config.model
+    options = dict(ops.select(model.ops, model.dtype).compiler_options)
+
+    def apply(variables, images):
+      logits = self.network.apply(variables, pixels(images), train=False)
+      return logits.astype(jnp.float32)
+
+    return jax.jit(apply, compiler_options=options)
+
+  def logits(self, images: np.ndarray) -> np.ndarray:
+    """Logits of images as the trainer computes them.
+
+    Args:
+      images: uint8 `[number, 32, 32, 3]`.
+
+    Returns:
+      float32 `[number, classes]`.
+    """
+    results = [np.zeros((0, len(self.class_names)), np.float32)]
+    for first in range(0, len(images), BATCH):
+      batch = images[first : first + BATCH]
+      missing = BATCH - len(batch)  # of one size, which is compiled once
+      filled = np.pad(batch, [(0, missing), *[(0, 0)] * 3])
+      results.append(np.asarray(self._apply(self.variables, filled))[: len(batch)])
+    return np.concatenate(results)
+
+
+def pixels(images: Any) -> jax.Array:
+  """Bytes to numbers in [0, 1]."""
+  return jnp.asarray(images).astype(jnp.float32) / 255
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+  """Softmax over the last axis, in float64."""
+  powers = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
+  return powers / powers.sum(-1, keepdims=True)
+
+
+def likeliest(
+  chances: Sequence[float], names: Sequence[str], number: int
+) -> list[tuple[str, float]]:
+  """The likeliest classes and their probabilities, likeliest first."""
+  order = sorted(range(len(names)), key=lambda label: -chances[label])
+  return [(names[label], float(chances[label])) for label in order[:number]]

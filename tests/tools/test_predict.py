@@ -1,0 +1,180 @@
+"""Pictures of every kind, and the same answer as the trainer's for the same pixels."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_flax import config as config_lib
+from cifar_flax import train
+from cifar_flax.data import datasets, pictures
+from cifar_flax.errors import UserError
+from cifar_flax.tools import explain, predict
+from cifar_flax.tools.trained import Trained, likeliest, probabilities
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def split(n, seed):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 3, n).astype(np.int32)
+  pixels = rng.integers(0, 100, (n, 32, 32, 3))
+  pixels[..., 1] += 70 * labels[:, None, None]
+  return datasets.Split(pixels.astype(np.uint8), labels)
+
+
+DATASET = datasets.Dataset(
+  split(64, 0), split(70, 1), datasets.Info("cifar10", "1", 0, "print", CLASSES)
+)
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.3], ids=["", "moving_average"])
+def run(request, tmp_path_factory):
+  """A run directory and the accuracy that its training reported."""
+  values = {"model.name": "uniform", "batch_size": "8", "num_epochs": "3"}
+  values |= {"eval_batch_size": "32", "ema_decay": str(request.param)}
+  values |= {"schedule.learning_rate": "0.005", "checkpoint.min_seconds": "0"}
+  values |= {"model.batch_norm_momentum": "0.5"}
+  config = config_lib.override(config_lib.Config(), values)
+  workdir = tmp_path_factory.mktemp("run")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, "load", lambda config: DATASET)
+    summary = train.train_and_evaluate(config, workdir)
+  return workdir, summary
+
+
+def test_the_answers_are_the_trainers(run):
+  workdir, summary = run
+  logits = Trained(workdir, "last").logits(DATASET.eval.images)
+  assert logits.shape == (70, 3) and logits.dtype == np.float32
+  right = (logits.argmax(-1) == DATASET.eval.labels).mean()
+  assert right == pytest.approx(summary["final_eval_accuracy"], abs=1e-6)
+  logits = Trained(workdir, "best").logits(DATASET.eval.images)
+  right = (logits.argmax(-1) == DATASET.eval.labels).mean()
+  assert right == pytest.approx(summary["best_eval_accuracy"], abs=1e-6)
+  assert len(set(logits.argmax(-1))) > 1
+
+
+def test_probabilities_and_their_order():
+  chances = probabilities(np.float32([[0, np.log(3), 1000]]))
+  np.testing.assert_allclose(chances, [[0, 0, 1]])
+  np.testing.assert_allclose(probabilities(np.log([[1.0, 3.0]])), [[0.25, 0.75]])
+  assert likeliest([0.2, 0.5, 0.3], CLASSES, 2) == [("bee", 0.5), ("cow", 0.3)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+  Image.fromarray(DATASET.eval.images[0]).save(tmp_path / "a.png")
+  Image.fromarray(DATASET.eval.images[1]).resize((90, 50)).save(tmp_path / "b.JPG")
+  (tmp_path / "c.png").write_bytes(b"not a picture")
+  (tmp_path / "notes.txt").write_text("no picture")
+  return tmp_path
+
+
+def test_a_line_each_and_bad_files_named(run, folder, capsys, monkeypatch):
+  listed = io.StringIO(f"{folder}/a.png\n\n{folder}/none.png\n")
+  monkeypatch.setattr("sys.stdin", listed)
+  code = predict.main(["--workdir", str(run[0]), str(folder), "-", "--top=2"])
+  out, error = capsys.readouterr()
+  lines = out.splitlines()
+  assert code == 1
+  assert [line.partition(":")[0] for line in lines] == [
+    f"{folder}/{name}" for name in ("a.png", "b.JPG", "a.png")
+  ]
+  assert lines[0] == lines[2] and lines[0].count("%") == 2
+  assert error.splitlines() == [
+    f"error: {folder}/c.png: neither a PNG nor a JPEG",
+    f"error: {folder}/none.png: No such file or directory",
+  ]
+
+
+def test_json(run, folder, capsys):
+  arguments = ["--workdir", str(run[0]), f"{folder}/a.png", "--format=json"]
+  assert predict.main([*arguments, "--checkpoint=last"]) == 0
+  answer = json.loads(capsys.readouterr()[0])
+  wanted = probabilities(Trained(run[0], "last").logits(DATASET.eval.images[:1]))[0]
+  assert answer["file"] == f"{folder}/a.png"
+  found = {item["class"]: item["probability"] for item in answer["classes"]}
+  assert found == pytest.approx(dict(zip(CLASSES, wanted, strict=True)), abs=1e-6)
+  assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_an_explanation_is_where_the_evidence_is(run, folder):
+  trained = Trained(run[0], "last")
+  image = np.zeros((1, 32, 32, 3), np.uint8)
+  image[:, :16, :16] = DATASET.eval.images[0, :16, :16]
+  heat = explain.maps(trained, image, np.zeros(1, int))
+  assert heat.shape[0] == 1 and heat.min() >= 0
+  picture = explain.render(trained, [(folder / "a.png", image[0])], 3)
+  assert Image.open(io.BytesIO(picture)).size == (640, 125)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_mode_of_colour(mode, tmp_path):
+  grey = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32) % 200
+  if mode == "I;16":
+    image = Image.fromarray(np.uint16(grey) * 257)
+  else:
+    image = Image.fromarray(grey).convert("RGB").convert(mode)
+  path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+  image.save(path, **({"quality": 100} if mode == "CMYK" else {}))
+  found = pictures.read(path)
+  assert found.shape == (32, 32, 3) and found.dtype == np.uint8
+  if mode == "1":
+    assert set(np.unique(found)) <= {0, 255}
+  else:
+    tolerance = {"CMYK": 5, "P": 52}.get(mode, 0)  # P: 6 levels, dithered
+    assert np.abs(np.int32(found[..., 0]) - grey).max() <= tolerance
+
+
+def test_transparency_is_white_and_the_middle_is_kept(tmp_path):
+  clear = Image.new("RGBA", (32, 32), (9, 9, 9, 0))
+  clear.save(tmp_path / "clear.png")
+  assert (pictures.read(tmp_path / "clear.png") == 255).all()
+  wide = np.zeros((32, 96, 3), np.uint8)
+  wide[:, 32:64] = 200
+  Image.fromarray(wide).save(tmp_path / "wide.png")
+  assert (pictures.read(tmp_path / "wide.png") == 200).all()
+
+
+def test_a_turned_camera_is_followed(tmp_path):
+  picture = np.zeros((32, 32, 3), np.uint8)
+  picture[:16] = 255
+  image = Image.fromarray(picture)
+  exif = image.getexif()
+  exif[0x0112] = 3  # upside down
+  image.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+  found = pictures.read(tmp_path / "turned.jpg")
+  assert found[:14].max() < 20 and found[18:].min() > 235
+
+
+def test_bombs_damage_and_other_formats_are_refused(tmp_path, monkeypatch):
+  Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+  Image.new("RGB", (64, 64)).save(tmp_path / "x.gif")
+  (tmp_path / "x.gif").rename(tmp_path / "gif.png")
+  data = (tmp_path / "large.png").read_bytes()
+  (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+  for name in ("large.png", "gif.png", "cut.png"):
+    with pytest.raises(UserError, match=name) as error:
+      pictures.read(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["a.png"], "--workdir=RUN is missing"),
+    (["--workdir=/nowhere", "a.png"], "no run here"),
+    (["--workdir={run}"], "no IMAGE is named"),
+    (["--workdir={run}", "a.png", "--top=0"], "--top=0: must be an integer >= 1"),
+    (["--workdir={run}", "a.png", "--format=jso"], "did you mean"),
+    (["--workdir={run}", "a.png", "--checkpoint=lst"], "best, last"),
+  ],
+)
+def test_mistakes_are_answered_in_a_line(run, argv, words, capsys):
+  code = predict.main([argument.replace("{run}", str(run[0])) for argument in argv])
+  out, error = capsys.readouterr()
+  assert (code, out) == (2, "") and words in error and error.count("\n") == 1

@@ -1,0 +1,88 @@
+"""The picture of a data set shows the pixels, and the augmentation of a step."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_flax import config as config_lib
+from cifar_flax.data import datasets, samples
+from cifar_flax.tools import preview
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def dataset():
+  rng = np.random.default_rng(0)
+  labels = np.int32([2, 0, 0, 2, 0, 0])
+  images = rng.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+  split = datasets.Split(images, labels)
+  info = datasets.Info("cifar10", "1", 0, "print", ("ant", "bee", "cow"))
+  return datasets.Dataset(split, split, info)
+
+
+def test_rows_are_classes_in_the_order_of_the_data(dataset):
+  numbers, names = samples.choose(dataset, 3)
+  np.testing.assert_array_equal(numbers, [[1, 2, 4], [0, 3, 0]])  # two cows, no bee
+  assert names == ["ant", "cow"]
+
+
+def test_the_augmentation_is_that_of_the_training_step(dataset):
+  config = config_lib.Config()
+  images = dataset.train.images
+  numbers = np.arange(6)
+  np.testing.assert_array_equal(samples.augmented(config, images, numbers, 0), images)
+  config.augmentation.flip = True
+  seen = [samples.augmented(config, images, numbers, step) for step in range(8)]
+  flips = [
+    [np.array_equal(new, old[:, ::-1]) for new, old in zip(step, images, strict=True)]
+    for step in seen
+  ]
+  for step, flipped in zip(seen, flips, strict=True):
+    for new, old, turned in zip(step, images, flipped, strict=True):
+      np.testing.assert_array_equal(new, old[:, ::-1] if turned else old)
+  assert 12 < np.sum(flips) < 36  # of 48
+  again = samples.augmented(config, images[3:], numbers[3:], 2)
+  np.testing.assert_array_equal(again, seen[2][3:])  # whatever is beside it
+
+
+def test_every_image_is_in_the_picture(dataset):
+  config = config_lib.Config()
+  picture = samples.render(config, dataset, columns=3, step=0)
+  canvas = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+  pixels = {tuple(color) for color in canvas.reshape(-1, 3)}
+  for image in dataset.train.images[:5]:  # what is drawn, twice as large
+    wanted = {tuple(color) for color in image.reshape(-1, 3)}
+    assert len(wanted & pixels) > 0.95 * len(wanted)
+
+
+def test_the_command_writes_a_file(dataset, monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(datasets, "load", lambda config: dataset)
+  path = tmp_path / "grid.png"
+  config = str(ROOT / "configs" / "net6b.py")
+  assert preview.main(["--config", config, "--output", str(path), "--columns=2"]) == 0
+  assert capsys.readouterr().out == f"{path}\n"
+  assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+  ("argv", "code", "words"),
+  [
+    ([], 2, "--config=FILE is missing"),
+    (["--config={net6b}", "--columns=0"], 2, "--columns=0: must be an integer >= 1"),
+    (["--config={net6b}", "--output=/nowhere/a.png"], 1, "/nowhere/a.png: No such"),
+  ],
+)
+def test_mistakes_are_answered_in_a_line(
+  argv, code, words, dataset, monkeypatch, capsys
+):
+  monkeypatch.setattr(datasets, "load", lambda config: dataset)
+  config = str(ROOT / "configs" / "net6b.py")
+  assert (
+    preview.main([argument.replace("{net6b}", config) for argument in argv]) == code
+  )
+  error = capsys.readouterr().err
+  assert words in error and error.count("\n") == 1

@@ -1,0 +1,224 @@
+"""Runs beside each other: figures by hand, every part in Markdown, page, pictures."""
+
+import base64
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from cifar_flax import config as config_lib
+from cifar_flax import train
+from cifar_flax.data import datasets
+from cifar_flax.errors import UserError
+from cifar_flax.tools import finished, plots, report
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def split(n, seed):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 3, n).astype(np.int32)
+  images = rng.integers(0, 100, (n, 32, 32, 3))
+  images[..., 1] += 60 * labels[:, None, None]
+  return datasets.Split(images.astype(np.uint8), labels)
+
+
+DATASET = datasets.Dataset(
+  split(64, 0), split(50, 1), datasets.Info("cifar10", "1", 0, "print", CLASSES)
+)
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch):
+  monkeypatch.setattr(datasets, "load", lambda config: DATASET)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """Two seeds of one config and one of another."""
+  made = []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, "load", lambda config: DATASET)
+    for name, kind, seed in (("p", "plain", 0), ("g", "grouped", 0), ("p", "plain", 1)):
+      values = {"name": name, "model.name": "uniform", "model.convolution": kind}
+      values |= {"seed": str(seed), "batch_size": "16", "num_epochs": "2"}
+      values |= {"eval_batch_size": "50", "model.batch_norm_momentum": "0.5"}
+      config = config_lib.override(config_lib.Config(), values)
+      made.append(tmp_path_factory.mktemp("runs") / f"{name}{seed}")
+      train.train_and_evaluate(config, made[-1])
+  return made
+
+
+def read(workdir):
+  return [json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_seeds_become_one_row_and_its_figures_are_the_runs(folders):
+  found = finished.group([finished.load(folder) for folder in folders])
+  assert [[run.workdir.name for run in same] for same in found] == [
+    ["p0", "p1"],
+    ["g0"],
+  ]
+  plain, grouped = (finished.Group(same) for same in found)
+  last = [read(folder)[-1] for folder in (folders[0], folders[2])]
+  tests = [100 * row["eval_accuracy"] for row in last]
+  gaps = [100 * (row["train_accuracy"] - row["eval_accuracy"]) for row in last]
+  cells = dict(zip(report.COLUMNS, report.row(plain), strict=True))
+  assert cells["config"] == "p" and cells["n"] == "2" and cells["epochs"] == "2"
+  mean, deviation = np.mean(tests), np.std(tests, ddof=1)
+  assert cells["test accuracy, %"] == f"{mean:.2f} ± {deviation:.2f}"
+  assert cells["gap, points"] == f"{np.mean(gaps):.2f} ± {np.std(gaps, ddof=1):.2f}"
+  speed = np.mean([row["images_per_second"] for row in last])  # after the first
+  assert float(cells["images/s"].split(" ±")[0].replace(",", "")) == pytest.approx(
+    speed, abs=0.51
+  )
+  assert cells["published"] == "-"
+  assert "±" not in report.row(grouped)[5]
+  # 3*3*16*32 + 3*3*32*32 and so on: grouped have a quarter of plain's kernels.
+  assert plain.parameters > 3 * grouped.parameters
+
+
+def test_groups_are_named_by_what_differs(folders):
+  def runs_of(*changes):
+    return [
+      [
+        finished.Run(
+          pathlib.Path("x"), config_lib.override(config_lib.Config(), c), [], {}
+        )
+      ]
+      for c in changes
+    ]
+
+  a, b = {"name": "a", "seed": "1"}, {"name": "b", "batch_size": "64"}
+  assert finished.labels(runs_of(a)) == ["a"]
+  assert finished.labels(runs_of(a, b)) == ["a", "b"]
+  kinds = [{"name": "a", "model.convolution": k} for k in ("plain", "grouped")]
+  assert finished.labels(runs_of(*kinds)) == ["plain", "grouped"]
+  assert finished.labels(runs_of(*kinds, b)) == ["a, plain", "a, grouped", "b"]
+  both = [{**kind, "batch_size": str(n)} for kind in kinds for n in (1, 2)]
+  assert finished.labels(runs_of(*both))[3] == "batch_size=2, convolution=grouped"
+  # What does not change what is computed makes no group of its own.
+  free = {**a, "seed": "2", "eval_every": "7", "data.data_dir": "/elsewhere"}
+  (group,) = finished.group([same[0] for same in runs_of(a, free)])
+  assert [run.config.seed for run in group] == [1, 2]
+
+
+def test_labels_of_near_points_stand_on_two_sides():
+  assert plots._sides([1, 1, 5], [10, 9.9, 1]) == [1, -1, 1]
+
+
+def test_answers_are_counted_by_class(folders):
+  group = finished.Group([finished.load(folders[0])])
+  matrix = group.confusion()
+  assert matrix.sum() == 50
+  np.testing.assert_array_equal(matrix.sum(1), np.bincount(DATASET.eval.labels))
+  accuracy = read(folders[0])[-1]["eval_accuracy"]
+  assert np.trace(matrix) == round(50 * accuracy)
+  for label, line in enumerate(report.of_classes(group)):
+    right = 100 * matrix[label, label] / matrix[label].sum()
+    assert line[:3] == [CLASSES[label], str(matrix[label].sum()), f"{right:.1f}"]
+  wrong = group.mistakes(100)
+  assert len(wrong) == 50 - np.trace(matrix)
+  sure = group.chances[wrong].max(1)
+  assert (np.diff(sure) <= 0).all()
+  assert all(group.chances[i].argmax() != DATASET.eval.labels[i] for i in wrong)
+
+
+def test_a_front_is_what_nothing_beats():
+  assert plots.pareto([3, 1, 2, 2, 5], [5, 1, 3, 4, 5]) == [1, 3, 0]
+
+
+def test_published_figures_stand_beside_a_published_network(folders):
+  run = finished.load(folders[0])
+  run.config.name = "net6b"
+  group = finished.Group([run])
+  cells = dict(zip(report.COLUMNS, report.row(group), strict=True))
+  assert cells["published"] == "64.40"  # after two epochs
+  assert finished.Group([run], "net6b, sgd").published is None  # not of another recipe
+  assert plots.curves([group]).startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def written(folders, tmp_path_factory):
+  output = tmp_path_factory.mktemp("report") / "new"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, "load", lambda config: DATASET)
+    code = report.main([*map(str, folders), "--output", str(output)])
+  assert code == 0
+  return output
+
+
+def test_markdown_has_tables_and_pictures_that_are_there(written):
+  text = (written / "report.md").read_text()
+  assert text.count("| config | n | parameters") == 1
+  assert "\n| p | 2 | " in text and "\n| g | 1 | " in text
+  pictures = re.findall(r"!\[\w+\]\((\w+\.png)\)", text)
+  assert {"curves.png", "costs.png", "confusion_0.png", "confusion_1.png"} <= set(
+    pictures
+  )
+  for name in pictures:
+    assert (written / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_has_all_inside(written):
+  text = (written / "report.html").read_text()
+  for name, data in re.findall(
+    r'<img alt="(\w+)" src="data:image/png;base64,(.*?)"', text
+  ):
+    assert base64.b64decode(data) == (written / f"{name}.png").read_bytes()
+  assert text.count("<img") == len(list(written.glob("*.png")))
+  assert not re.findall(r'(?:src|href)="(?!data:)', text)
+  assert text.count("<table>") == text.count("</table>") == 3
+
+
+def test_a_browser_shows_the_page(written):
+  names = ("chromium", "chromium-browser", "google-chrome")
+  browser = next((found for name in names if (found := shutil.which(name))), None)
+  if browser is None:
+    pytest.skip(f"none of {', '.join(names)} is installed")
+  options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+  address = (written / "report.html").as_uri()
+  done = subprocess.run([browser, *options, address], capture_output=True, timeout=120)
+  assert b"<h1>Runs</h1>" in done.stdout and done.stdout.count(b"<img") >= 4
+
+
+def test_names_are_text_and_no_markup():
+  text = report.page([[["<b>a"], ["&c"]], "## <i>d"])
+  assert "&lt;b&gt;a" in text and "&amp;c" in text and "<h2>&lt;i&gt;d</h2>" in text
+
+
+def test_what_can_not_be_compared_is_refused(folders, tmp_path, monkeypatch, capsys):
+  with pytest.raises(UserError, match="no finished run here"):
+    finished.load(tmp_path)
+  same = [finished.load(folders[0]), finished.load(folders[0])]
+  with pytest.raises(UserError, match="two runs of the same config and seed"):
+    finished.group(same)
+  info = datasets.Info("cifar10", "1", 0, "another", CLASSES)
+  other = datasets.Dataset(DATASET.train, DATASET.eval, info)
+  monkeypatch.setattr(datasets, "load", lambda config: other)
+  with pytest.raises(UserError, match="evaluated on other data"):
+    finished.Group(same[:1])
+  for argv, words in (
+    ([], "no RUN is named"),
+    (["x"], "--output=DIR is missing"),
+    ([str(tmp_path), f"--output={tmp_path}"], "no finished run"),
+  ):
+    assert report.main(argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_folder_that_can_not_be_made_is_named(folders, capsys):
+  assert report.main([str(folders[0]), "--output=/proc/none/here"]) == 1
+  assert capsys.readouterr().err.startswith("error: /proc/none/here: ")
+
+
+def test_files_are_where_the_module_says(written):
+  assert {path.name for path in pathlib.Path(written).iterdir()} >= {
+    "report.md",
+    "report.html",
+  }

@@ -1,0 +1,252 @@
+"""Sweeps: what is planned, made, gone on with and reported; several runs at once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from tests.test_reproduce import FakeMain
+
+from cifar_flax import config as config_lib
+from cifar_flax import main, registry
+from cifar_flax.errors import UserError
+from cifar_flax.tools import jobs, sweep
+
+QUICK = "configs/quickstart.py"
+
+
+def plan(*flags, config=QUICK):
+  planned, output, _ = sweep.plan([f"--config={config}", *flags])
+  return [str(job.workdir.relative_to(output)) for job in planned], planned, output
+
+
+def test_every_combination_with_the_first_seed_then_with_the_second():
+  folders, planned, output = plan(
+    *("--seeds=2", "--vary=model.convolution=plain,grouped"),
+    *("--vary", "schedule.learning_rate=0.1,0.2", "--config.batch_size=64"),
+  )
+  settings = [
+    f"convolution={kind},learning_rate={rate}"
+    for kind in ("plain", "grouped")
+    for rate in (0.1, 0.2)
+  ]
+  assert folders == [f"{s}/seed{k}" for k in (0, 1) for s in settings]
+  assert str(output) == "runs/quickstart-sweep"
+  for job in planned:
+    config, workdir, _ = main.parse(job.command[3:])
+    assert (config, workdir) == (job.config, job.workdir)
+    assert config.batch_size == 64
+  assert planned[-1].config.model.convolution == "grouped"
+  assert planned[-1].config.schedule.learning_rate == 0.2
+  assert planned[-1].config.seed == 1
+
+
+def test_a_key_without_values_takes_every_name_there_is():
+  folders, _, _ = plan("--vary=model.convolution")
+  assert folders == [f"convolution={kind}/seed0" for kind in registry.CONVOLUTIONS]
+  assert plan("--seeds=2")[0] == ["seed0", "seed1"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--vary=model.convolutoin=plain"], "no such key.*model.convolution"),
+    (["--vary=seed=1,2"], "use --seeds"),
+    (["--vary=name=a,b"], "changes nothing that is computed"),
+    (["--vary=eval_every=1,2"], "changes nothing that is computed"),
+    (["--vary=augmentation.flip=true,1"], "two of the runs would be the same"),
+    (["--vary=schedule.learning_rate=0.1,0.10"], "two of the runs would be the same"),
+    (["--vary=batch_size"], "needs values"),
+    (["--vary=batch_size=64,64"], "two of the runs would be the same"),
+    (["--vary=batch_size=64,"], "a value is empty"),
+    (["--vary=batch_size=many"], "batch_size='many'"),
+    (["--vary=model.convolution=plain,gruoped"], "gruoped.*grouped"),
+    (["--vary=batch_size=1", "--vary=batch_size=2"], "each key once"),
+    (["--vary=batch_size=1", "--config.batch_size=2"], "set by the sweep"),
+    (["--config.seed=1"], "set by the sweep"),
+    (["--seeds=0"], "--seeds=0.*>= 1"),
+    (["--at_once=0"], "--at_once=0.*>= 1"),
+    (["--frobnicate"], "frobnicate"),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):
+  assert sweep.main([f"--config={QUICK}", *flags]) == 2
+  error = capsys.readouterr().err
+  assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_mistakes_are_answered_before_jax_is_imported():
+  program = (
+    "import sys; from cifar_flax import sweep; code = sweep.main(sys.argv[1:]);"
+    "print(code, {'jax', 'numpy'} & set(sys.modules))"
+  )
+  command = [sys.executable, "-c", program, f"--config={QUICK}", "--vary=x=1"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.stdout == "2 set()\n" and done.stderr.startswith("error: ")
+  done = subprocess.run(command[:3], capture_output=True, text=True)
+  assert "--config=FILE is missing" in done.stderr
+
+
+def test_what_is_finished_is_not_made_again_and_another_run_not_overwritten(tmp_path):
+  flags = ("--vary=model.convolution=plain,grouped", f"--output={tmp_path}")
+  _, planned, _ = plan(*flags)
+  first, second = FakeMain(), FakeMain()
+  assert jobs.train_all(planned[:1], start=first) == 0
+  assert jobs.train_all(planned, start=second) == 0
+  assert first.workdirs == ["convolution=plain/seed0"]
+  assert second.workdirs == ["convolution=grouped/seed0"]
+  with pytest.raises(UserError, match=r"batch_size=64.*convolution=plain.*128"):
+    plan(*flags, "--config.batch_size=64")
+
+
+def test_a_run_that_is_refused_takes_no_other_with_it(tmp_path, capsys):
+  _, planned, _ = plan("--seeds=3", f"--output={tmp_path}")
+  run = FakeMain({f"{tmp_path.name}/seed0": 2})
+  assert jobs.train_all(planned, start=run) == 1
+  assert [name.split("/")[1] for name in run.workdirs] == ["seed0", "seed1", "seed2"]
+  assert "seed0: failed with exit code 2" in capsys.readouterr().err
+  run = FakeMain({f"{tmp_path.name}/seed0": 143})  # but one that was told to end does
+  assert jobs.train_all(planned, start=run) == 143
+  assert len(run.workdirs) == 1
+
+
+@pytest.mark.parametrize(
+  ("config", "changes", "words"),
+  [
+    ("quickstart", {"num_epochs": 4}, "config.num_epochs=8: .* trained with 4"),
+    ("net6b", {"num_epochs": 50}, "config.num_epochs=3: .* has finished 4 epochs"),
+  ],
+)
+def test_other_epochs_are_refused_now_where_main_would(
+  config, changes, words, tmp_path
+):
+  """quickstart's schedule depends on their number, net6b's does not."""
+  flags = [f"--output={tmp_path}"] + ["--config.num_epochs=3"] * (config == "net6b")
+  before = config_lib.load(f"configs/{config}.py")
+  before.num_epochs = changes["num_epochs"]
+  folder = tmp_path / "seed0"
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(config_lib.to_dict(before)))
+  (folder / "metrics.jsonl").write_text("{}\n" * 4)
+  with pytest.raises(UserError, match=words):
+    plan(*flags, config=f"configs/{config}.py")
+
+
+class Sleeper:
+  """Starts processes that sleep, and looks how many there are at a time."""
+
+  def __init__(self):
+    self.running, self.places, self.most = [], [], 0
+
+  def __call__(self, job, place):
+    self.places.append(place)
+    FakeMain()(job, None)
+    code = "import time; time.sleep(0.3)"
+    self.running = [p for p in self.running if p.poll() is None]
+    self.running.append(subprocess.Popen([sys.executable, "-c", code]))
+    self.most = max(self.most, len(self.running))
+    return self.running[-1]
+
+
+def test_as_many_as_asked_for_run_beside_each_other(tmp_path):
+  _, planned, _ = plan("--seeds=5", f"--output={tmp_path}")
+  start = Sleeper()
+  assert jobs.train_all(planned, at_once=3, start=start) == 0
+  assert start.most == 3 and len(start.places) == 5
+  assert start.places[:3] == [0, 1, 2] and set(start.places) == {0, 1, 2}
+
+
+def test_each_has_its_accelerator_and_a_log(tmp_path, monkeypatch):
+  names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
+  code = f"import os; print([os.environ.get(n) for n in {names}])"
+  job = jobs.Job(config_lib.Config(), tmp_path / "run", [sys.executable, "-c", code])
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  assert jobs.start_process(job, 1).wait() == 0
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+  assert jobs.start_process(job, 1).wait() == 0
+  log = (tmp_path / "run" / "log.txt").read_text()
+  assert log == "['1', '1']\n['7', '1']\n"
+  for none in ("", "-1"):  # switched off: not switched on again
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+    jobs.check_places(8, os.environ)
+    assert jobs._only(1, os.environ)["CUDA_VISIBLE_DEVICES"] == ""
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+  jobs.check_places(2, os.environ)
+  with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 gives 2"):
+    jobs.check_places(3, os.environ)
+  assert jobs.start_process(job, None).wait() == 0  # says it here, and sees all
+  assert (tmp_path / "run" / "log.txt").read_text() == log
+
+
+def test_a_command_runs_as_a_process_of_its_own(tmp_path):
+  command = [sys.executable, "-c", "import os; os._exit(7)"]
+  job = jobs.Job(config_lib.Config(), tmp_path, command)
+  assert jobs.start_process(job, None).wait() == 7
+  assert jobs.train_all([job]) == 1
+
+
+def test_ctrl_c_leaves_the_runs_time_to_end(tmp_path):
+  script = (
+    "import os, pathlib, signal, sys, time\n"
+    "try:\n"
+    "  os.kill(os.getppid(), signal.SIGINT)\n"
+    "  time.sleep(0.7)\n"
+    "finally:\n"
+    "  pathlib.Path(sys.argv[1]).touch()\n"
+  )
+  file = tmp_path / "saved"
+  command = [sys.executable, "-c", script, str(file)]
+  # A shell ignores Ctrl-C for what it starts in the background, as tests may be.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      jobs.train_all([jobs.Job(config_lib.Config(), tmp_path, command)])
+    assert file.exists()
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
+  monkeypatch.setattr(jobs, "OWN_WAY", 0.1)
+  code = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+  job = jobs.Job(config_lib.Config(), tmp_path, [sys.executable, "-c", code])
+  started = []
+
+  def start(job, place):
+    started.append(jobs.start_process(job, place))
+    return started[-1]
+
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      jobs.train_all([job], start=start)
+    assert started[0].returncode == -signal.SIGTERM  # waited for
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def test_sigterm_ends_the_runs_and_says_how_to_go_on(tmp_path):
+  """A sweep in a process of its own, whose only run sleeps until it is told to end."""
+  program = (
+    "import pathlib, sys\n"
+    "from cifar_flax import config, jobs\n"
+    "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
+    "command = [sys.executable, '-c', code]\n"
+    "jobs.train_all([jobs.Job(config.Config(), pathlib.Path('run'), command)])\n"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", program],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=tmp_path,
+  ) as process:
+    while process.stdout.readline() != "1\n":
+      pass
+    process.terminate()
+    _, error = process.communicate(timeout=20)  # the run holds stdout until it ends
+  assert process.returncode == 128 + signal.SIGTERM
+  assert error == "the same command goes on from here\n"
