@@ -1,7 +1,8 @@
 """A run in memory: data and state on the devices, an epoch or evaluation at a time."""
 
+import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 
 from cifar_flax import steps
 from cifar_flax.config import Config
-from cifar_flax.data import batches, datasets
+from cifar_flax.data import batches, datasets, samples
 from cifar_flax.errors import Diverged, UserError
-from cifar_flax.run import directory, processes, provenance
+from cifar_flax.run import checkpoints, directory, processes, provenance
+from cifar_flax.run.observers.base import Progress, Run
 
 # Steps in one call to the device where the config leaves it open: a few on a CPU,
 # where a step takes a large part of a second, an epoch elsewhere.
@@ -92,6 +94,39 @@ class Trainer:
       for split in (self.dataset.train, self.dataset.eval)
     )
 
+  @classmethod
+  def resume(cls, config: Config, workdir: pathlib.Path) -> "Trainer":
+    """Makes a trainer where the run in `workdir` stopped, or before its first step.
+
+    Raises:
+      UserError: data, devices, config and run directory do not fit together.
+    """
+    check_divisible(config.batch_size, len(jax.devices()))
+    content = checkpoints.restore_newest(workdir / "checkpoints")
+    metrics = workdir / "metrics.jsonl"
+    if content is None and metrics.exists() and metrics.stat().st_size:
+      raise UserError(
+        f"{workdir}: has finished epochs but no checkpoints; restore its checkpoints/, "
+        "or choose another --workdir"
+      )
+    trainer = cls(config)
+    if not trainer.program.steps_per_epoch:
+      raise UserError(
+        f"config.batch_size={config.batch_size}: must be at most the "
+        f"{len(trainer.dataset.train.labels)} images of "
+        f"config.data.train_split={config.data.train_split!r}"
+      )
+    trainer.restore(content)
+    history = trainer.history
+    if len(history) > config.num_epochs:
+      raise UserError(
+        f"config.num_epochs={config.num_epochs}: the run in {workdir} has finished "
+        f"{len(history)} epochs; give as many or more, or another --workdir"
+      )
+    if len(history) == config.num_epochs and history[-1]["eval_loss"] is None:
+      trainer._reopen_epoch()
+    return trainer
+
   def restore(
     self,
     content: dict[str, Any] | None,
@@ -118,10 +153,10 @@ class Trainer:
     """A row for each finished epoch, as in `metrics.jsonl`."""
     return self.record.history
 
-  def start_epoch(self) -> None:
+  def _start_clock(self) -> None:
     """Starts or resumes the clock of the epoch after those in `history`."""
     if not self._trains:
-      part = provenance.current(self.devices, first_step=int(self.state.step))
+      part = provenance.current(self.devices, first_step=self.updates)
       self.record.parts.append(part)
       self._trains = True
     self._epoch_started = time.monotonic() - self.record.epoch_seconds
@@ -132,11 +167,80 @@ class Trainer:
       self.record.epoch_seconds = time.monotonic() - self._epoch_started
     return self.record.epoch_seconds
 
-  def finish_epoch(self, row: dict[str, Any]) -> None:
-    """Adds the epoch's row to the history and stops the clock."""
+  def finish_epoch(self, evaluated: Progress | None) -> dict[str, Any]:
+    """Adds the epoch to the history.
+
+    Args:
+      evaluated: the end of its evaluation, if it has one.
+
+    Returns:
+      Its row of `metrics.jsonl`.
+    """
+    step, record, trained = (
+      int(self.state.step),
+      self.record,
+      self.state.metrics.means(),
+    )
+    images = self.program.steps_per_epoch * self.config.batch_size
+    speed = images / (record.training_seconds or self.epoch_seconds())
+    row = {
+      "epoch": len(self.history) + 1,
+      "step": step,
+      "lr": float(self.program.schedule(step - 1)),
+      "train_loss": trained["loss"],
+      "train_accuracy": trained["accuracy"],
+      "eval_loss": evaluated.loss if evaluated else None,
+      "eval_accuracy": evaluated.accuracy if evaluated else None,
+      "images_per_second": round(speed, 1),
+      "seconds": round(self.epoch_seconds(), 3),
+    }
     self.history.append(row)
     self._epoch_started = None
-    self.record.epoch_seconds, self.record.training_seconds = 0.0, None
+    record.epoch_seconds, record.training_seconds = 0.0, None
+    return row
+
+  def _reopen_epoch(self) -> None:
+    """Takes back the end of the last epoch: `num_epochs` was lowered, it is the end."""
+    row = self.history.pop()
+    images = self.program.steps_per_epoch * self.config.batch_size
+    self.record.epoch_seconds = row["seconds"]
+    self.record.training_seconds = images / row["images_per_second"]
+
+  def is_complete(self) -> bool:
+    """Whether all epochs are finished."""
+    return len(self.history) == self.config.num_epochs
+
+  def evaluates(self) -> bool:
+    """Whether the epoch after those in `history` ends with an evaluation."""
+    epoch, every = len(self.history) + 1, self.config.eval_every
+    return epoch == self.config.num_epochs or (every > 0 and epoch % every == 0)
+
+  @property
+  def updates(self) -> int:
+    """Updates made; waits for the devices."""
+    return int(self.state.step)
+
+  def describe(self, workdir: pathlib.Path) -> Run:
+    """What observers are told of the run when it starts or is resumed."""
+    return Run(
+      config=self.config,
+      workdir=workdir,
+      history=tuple(self.history),
+      steps_per_epoch=self.program.steps_per_epoch,
+      parameters=self.parameters()[0],
+      device=provenance.hardware(self.devices),
+      samples=lambda: samples.side_by_side(self.config, self.dataset),
+    )
+
+  def summary(self, flipped: Progress | None) -> dict[str, Any]:
+    """The content of `summary.json`, once the run is complete.
+
+    Args:
+      flipped: the end of the evaluation with mirror images, if there was one.
+    """
+    return directory.summary(
+      self.config, self.dataset, self.record, self.parameters(), flipped
+    )
 
   def snapshot(self) -> bytes:
     """The bytes of a checkpoint file."""
@@ -151,40 +255,47 @@ class Trainer:
     )
     return trainable + averages, trainable
 
-  def train_epoch(self, progress: Callable[[int], None]) -> dict[str, float]:
+  def train_epoch(self) -> Iterator[Progress]:
     """Makes the updates that are left of the epoch after those in `history`.
 
-    Args:
-      progress: called after every dispatch with the steps made in this epoch.
-
-    Returns:
-      Mean loss and accuracy of the epoch's batches, as they were trained on.
+    Yields:
+      After every call to the devices, how far the epoch is; loss and accuracy are means
+      over its batches so far, as they were trained on.
 
     Raises:
       Diverged: a loss, a parameter or a moving average is not finite.
     """
     program, config = self.program, self.config
     epoch, made = len(self.history), self.steps_into_epoch()
+    self._start_clock()
     images, labels = self._train
     indices = batches.train_indices(
       config.seed, epoch, len(labels), config.batch_size, len(self.devices)
     )
-    for count, piece in self._dispatches("train", made, indices):
+    for count, piece in self._calls("train", made, indices):
       self.state, health = program.train_steps(
         self.state, images, labels, count, *piece
       )
       self._check(health, int(count))
       made += int(count)
-      progress(made)
-    return self.state.metrics.means()
+      yield Progress(
+        phase="train",
+        epoch=epoch + 1,
+        step=made,
+        steps=program.steps_per_epoch,
+        images_per_second=made * config.batch_size / self.epoch_seconds(),
+        **self.state.metrics.means(),
+      )
+    if self.record.training_seconds is None:
+      self.record.training_seconds = self.epoch_seconds()
 
   def steps_into_epoch(self) -> int:
     """Updates made since the last epoch in `history`: up to all of an epoch's."""
-    return int(self.state.step) - len(self.history) * self.program.steps_per_epoch
+    return self.updates - len(self.history) * self.program.steps_per_epoch
 
   def _check(self, health: steps.Health, num_steps: int) -> None:
     """Waits for the devices; raises Diverged if a call left anything not finite."""
-    step, finite = int(self.state.step), int(health.finite_step)
+    step, finite = self.updates, int(health.finite_step)
     if finite < step:
       what = f"the loss of step {finite + 1} is not finite"
     elif not health.params:
@@ -199,20 +310,15 @@ class Trainer:
       "checkpoints hold finite numbers only; try a lower config.schedule.learning_rate"
     )
 
-  def evaluate(
-    self,
-    progress: Callable[[int, int, steps.Metrics], None] | None = None,
-    flip: bool = False,
-  ) -> dict[str, float]:
-    """Loss and accuracy on the evaluation split, every image counted once.
+  def evaluate(self, flip: bool = False) -> Iterator[Progress]:
+    """Evaluates the state on the evaluation split, every image counted once.
 
     Args:
-      progress: called after every dispatch with the steps made, their number and the
-        sums so far.
       flip: answers are the mean of those to the image and to its mirror image.
 
-    Returns:
-      Mean loss and accuracy.
+    Yields:
+      After every call to the devices, how far the evaluation is; the last one has loss
+      and accuracy of the whole split.
     """
     images, labels = self._eval
     size = min(self.config.eval_batch_size, len(labels))
@@ -220,17 +326,27 @@ class Trainer:
     variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
     variables = self.state.ema or variables
     sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
-    program = self.program
+    program, started = self.program, time.monotonic()
     eval_steps = program.flip_eval_steps if flip else program.eval_steps
-    for count, piece in self._dispatches("evaluate", 0, indices, mask):
+    for count, piece in self._calls("evaluate", 0, indices, mask):
       sums = eval_steps(sums, variables, images, labels, count, *piece)
       made += int(count)
-      jax.block_until_ready(sums)
-      if progress is not None:
-        progress(made, indices.shape[1], sums)
-    return sums.means()
+      means = sums.means()  # waits for the devices
+      yield Progress(
+        phase="evaluate",
+        epoch=min(len(self.history) + 1, self.config.num_epochs),
+        step=made,
+        steps=indices.shape[1],
+        images_per_second=made * size / max(time.monotonic() - started, 1e-9),
+        **means,
+      )
 
-  def _dispatches(
+  def evaluation(self, flip: bool = False) -> Progress:
+    """The end of `evaluate`: loss and accuracy of the whole split."""
+    *_, last = self.evaluate(flip)
+    return last
+
+  def _calls(
     self, phase: str, first: int, *arrays: np.ndarray
   ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
     """Cuts [devices, steps, batch] arrays into pieces of one shape, filled up with 0.
@@ -242,7 +358,7 @@ class Trainer:
 
     Yields:
       The number of steps that count, and a piece of each array, for this process's
-      devices: [devices, steps per dispatch, batch].
+      devices: [devices, steps per call, batch].
     """
     mine = np.asarray([d.process_index == jax.process_index() for d in self.devices])
     num_steps: int = arrays[0].shape[1]
@@ -253,7 +369,7 @@ class Trainer:
       # Clocks differ: processes that made other numbers of steps would wait for ever.
       count = min(processes.agreed(pace.steps()), num_steps - first)
       if phase == "train" and (interval := self.config.checkpoint.every_steps):
-        count = min(count, interval - int(self.state.step) % interval)
+        count = min(count, interval - self.updates % interval)
       padding = [(0, 0), (0, pace.most - count), (0, 0)]
       pieces = [np.pad(array[mine, first : first + count], padding) for array in arrays]
       began = time.monotonic()

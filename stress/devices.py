@@ -78,7 +78,7 @@ def restored_on_others(lab: Lab) -> list[Row]:
     saved = jax.tree.leaves(content["state"])
     pairs = zip(saved, state, strict=True)
     same &= all(np.array_equal(a, b) for a, b in pairs)
-    trainer.train_epoch(lambda made: None)
+    list(trainer.train_epoch())
     copy = lab.new("elsewhere")
     shutil.copytree(workdir, copy)
     lab.complete(copy, count, num_epochs="4", schedule__name=staircase)
@@ -97,7 +97,7 @@ def exact_evaluation(lab: Lab) -> list[Row]:
       changed = {"eval_batch_size": str(size), "data__eval_split": "train[:10000]"}
       trainer = _trainer(lab, workdir, devices, **changed)
       trainer.restore(content, FREE_KEYS + EVALUATION_KEYS)
-      counts[size, devices] = round(1e4 * trainer.evaluate()["accuracy"], 2)
+      counts[size, devices] = round(1e4 * trainer.evaluation().accuracy, 2)
   found = sorted(set(counts.values()))
   text = f"{', '.join(map(str, found))} of 10,000 right"
   return [Row("batches of 1 to 512 on 1 to 8 devices", 28, text, len(found) == 1)]

@@ -66,7 +66,7 @@ def trained(config, num_devices, epochs):
   run = trainer.Trainer(config, jax.devices()[:num_devices])
   run.restore(None)
   for epoch in range(epochs):
-    run.train_epoch(lambda made: None)
+    list(run.train_epoch())
     run.history.append({"epoch": epoch + 1})
   return run
 
@@ -124,7 +124,7 @@ def test_a_dispatch_is_one_step_at_first_and_again_to_see_how_long_it_takes():
   run = trained(make_config(steps_per_dispatch=2, batch_size=9), 1, epochs=0)
   made = [[], []]
   for epoch, progress in enumerate(made):
-    run.train_epoch(progress.append)
+    progress += [p.step for p in run.train_epoch()]
     run.history.append({"epoch": epoch + 1})
   assert made == [[1, 2, 4, 6, 8], [2, 4, 6, 8]]
 
@@ -167,9 +167,9 @@ def test_the_seed_decides_everything():
 
 def test_state_stays_replicated_and_the_step_is_traced_once(monkeypatch):
   calls = []
-  original = train.steps.augmentation.augment
+  original = steps.augmentation.augment
   monkeypatch.setattr(
-    train.steps.augmentation,
+    steps.augmentation,
     "augment",
     lambda *args: calls.append(1) or original(*args),
   )
@@ -200,18 +200,18 @@ def test_loss_and_metrics_are_numpys(monkeypatch, tiny_data, smoothing):
   )
   run = trainer.Trainer(config, jax.devices()[:2])
   run.restore(None)
-  metrics = run.train_epoch(lambda made: None)
+  *_, metrics = run.train_epoch()
   log_p = np.log(np.arange(1, 11) / 55)  # softmax of log 1..10
 
   def loss(labels, smoothing):
     return -np.mean((1 - smoothing) * log_p[labels] + smoothing * log_p.mean())
 
   labels = tiny_data.train.labels
-  assert metrics["loss"] == pytest.approx(loss(labels, smoothing), rel=1e-5)
-  assert metrics["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
-  result, labels = run.evaluate(), tiny_data.eval.labels
-  assert result["loss"] == pytest.approx(loss(labels, 0.0), rel=1e-5)
-  assert result["accuracy"] == pytest.approx(np.mean(labels == 9), rel=1e-6)
+  assert metrics.loss == pytest.approx(loss(labels, smoothing), rel=1e-5)
+  assert metrics.accuracy == pytest.approx(np.mean(labels == 9), rel=1e-6)
+  result, labels = run.evaluation(), tiny_data.eval.labels
+  assert result.loss == pytest.approx(loss(labels, 0.0), rel=1e-5)
+  assert result.accuracy == pytest.approx(np.mean(labels == 9), rel=1e-6)
 
 
 def test_evaluation_counts_every_image_once():
@@ -228,7 +228,7 @@ def test_evaluation_counts_every_image_once():
     config = make_config(batch_size=8, eval_batch_size=batch_size)
     other = trainer.Trainer(config, jax.devices()[:num_devices])
     other.restore(content)
-    assert other.evaluate()["accuracy"] * 50 == pytest.approx(correct, abs=1e-4)
+    assert other.evaluation().accuracy * 50 == pytest.approx(correct, abs=1e-4)
 
 
 def test_with_mirror_images_probabilities_are_the_mean_of_both():
@@ -243,11 +243,11 @@ def test_with_mirror_images_probabilities_are_the_mean_of_both():
     logits = np.float64(run.program.network.apply(variables, pixels, train=False))
     chances.append(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
   mean = (chances[0] + chances[1]) / 2
-  result = run.evaluate(flip=True)
-  assert result["accuracy"] == pytest.approx(np.mean(mean.argmax(-1) == data.labels))
+  result = run.evaluation(flip=True)
+  assert result.accuracy == pytest.approx(np.mean(mean.argmax(-1) == data.labels))
   loss = -np.log(mean[np.arange(50), data.labels]).mean()
-  assert result["loss"] == pytest.approx(loss, rel=1e-5)
-  assert abs(result["loss"] - run.evaluate()["loss"]) > 1e-4
+  assert result.loss == pytest.approx(loss, rel=1e-5)
+  assert abs(result.loss - run.evaluation().loss) > 1e-4
 
 
 def test_evaluation_every_few_epochs_changes_nothing_else(tmp_path):
@@ -303,7 +303,8 @@ def test_moving_average_of_the_weights_by_hand():
   config.steps_per_dispatch = 1
   run = trained(config, 1, epochs=0)
   seen = []
-  run.train_epoch(lambda made: seen.append(tensors(run)))
+  for _ in run.train_epoch():
+    seen.append(tensors(run))
   averages = [name for name in seen[0] if name.startswith(".ema")]
   assert len(averages) == len([n for n in seen[0] if n[1:7] in ("params", "batch_")])
   for t, now in enumerate(seen, start=1):
@@ -415,7 +416,7 @@ def test_a_run_that_diverges_is_stopped_and_not_saved(tmp_path):
   with pytest.raises(Diverged, match="not finite .*learning rate 10"):
     while True:
       assert all(np.isfinite(tensor).all() for tensor in tensors(run).values())
-      run.train_epoch(lambda made: None)
+      list(run.train_epoch())
       run.history.append({})
   with pytest.raises(Diverged):
     train.train_and_evaluate(config, tmp_path, watchers=[])
@@ -516,7 +517,7 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(tmp_path, monkeypatch):
   def refuse(descriptor):
     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-  monkeypatch.setattr(checkpoints.os, "fsync", refuse)
+  monkeypatch.setattr(os, "fsync", refuse)
   with pytest.raises(OSError, match="quota") as found:
     train.train_and_evaluate(make_config(num_epochs=2), tmp_path, watchers=[])
   assert found.value.filename.startswith(str(tmp_path / "checkpoints"))
@@ -666,7 +667,7 @@ def test_a_summary_says_what_made_the_run(tmp_path):
 
 def test_a_resumed_epoch_counts_the_seconds_of_all_its_parts(tmp_path, monkeypatch):
   now = [100.0]
-  monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
 
   class Clock(StopAt):
     """Each dispatch takes 2 s."""
@@ -740,4 +741,4 @@ def test_a_checkpoint_is_evaluated_on_devices_that_could_not_train_it(tmp_path):
   run.restore(checkpoints.restore(tmp_path / "checkpoints", "last"))
   summary = checkpoints.restore(tmp_path / "checkpoints", "last")["run"]
   expected = json.loads(summary)["history"][-1]["eval_accuracy"]
-  assert run.evaluate()["accuracy"] == pytest.approx(expected)
+  assert run.evaluation().accuracy == pytest.approx(expected)

@@ -105,12 +105,9 @@ class Ours(OurLayers):
     trainer = self._trainer(net, dtype, data)
     steps_per_epoch = trainer.program.steps_per_epoch
 
-    def progress(made: int) -> None:
-      trainer.state.metrics.means()  # as its progress bar does: waits for the device
-
     def run(num_steps: int) -> None:
       for _ in range(num_steps // steps_per_epoch):
-        trainer.train_epoch(progress)
+        list(trainer.train_epoch())
         trainer.history.append({})  # what tells the trainer that the next one begins
 
     name = trainer.dataset.info.name
@@ -124,7 +121,7 @@ class Ours(OurLayers):
 
     def run(steps: int) -> None:
       for _ in range(steps // num_steps):
-        trainer.evaluate()
+        trainer.evaluation()
 
     return Program(run, num_steps, {"data": trainer.dataset.info.name})
 

@@ -17,6 +17,7 @@ from cifar_flax.run import checkpoints, provenance
 
 if TYPE_CHECKING:
   from cifar_flax.data import datasets
+  from cifar_flax.run.observers.base import Progress
 
 # What may differ when a run goes on: none of it changes what is computed.
 FREE_KEYS = (
@@ -212,7 +213,7 @@ def summary(
   dataset: "datasets.Dataset",
   record: Record,
   parameters: tuple[int, int],
-  flipped: dict[str, float] | None = None,
+  flipped: "Progress | None" = None,
 ) -> dict[str, Any]:
   """`summary.json`: what was trained, on what, by what, and how it went.
 
@@ -221,7 +222,7 @@ def summary(
     dataset: its data.
     record: of all its epochs.
     parameters: total number, and the trainable ones among them.
-    flipped: loss and accuracy with mirror images, if they were evaluated.
+    flipped: the end of the evaluation with mirror images, if there was one.
   """
   history = record.history
   evaluated = [row for row in history if row["eval_accuracy"] is not None]
@@ -238,7 +239,7 @@ def summary(
     "final_eval_accuracy": history[-1]["eval_accuracy"],
     "best_eval_accuracy": best["eval_accuracy"],
     "best_epoch": best["epoch"],
-    "flip_eval_accuracy": flipped["accuracy"] if flipped else None,
+    "flip_eval_accuracy": flipped.accuracy if flipped else None,
     "final_train_accuracy": history[-1]["train_accuracy"],
     "max_train_accuracy": max(row["train_accuracy"] for row in history),
     "seconds": sum(row["seconds"] for row in history),

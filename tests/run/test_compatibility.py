@@ -19,6 +19,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import ops, train
 from cifar_flax.data import datasets
 from cifar_flax.errors import Stopped
+from cifar_flax.run import checkpoints
 from cifar_flax.run.observers import files
 from cifar_flax.tools import trained
 
@@ -88,7 +89,7 @@ def test_an_earlier_run_is_resumed_to_the_end_it_had(workdir):
   assert before["first_step"] == 0 and before["numerics"] == 1
   rows = [json.loads(r) for r in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert rows[0] == expected[0]  # kept as it was, to the byte
-  content = train.checkpoints.restore(workdir / "checkpoints", "last")
+  content = checkpoints.restore(workdir / "checkpoints", "last")
   found = json.loads(content["run"])["history"]
   for row, wanted in zip(found, expected, strict=True):
     for key in ("epoch", "step"):

@@ -3,7 +3,7 @@
 import sys
 from typing import TextIO
 
-from cifar_flax.run.observers.base import Observer, Progress, Run
+from cifar_flax.run.observers.base import Everyone, Observer, Progress, Run
 from cifar_flax.run.observers.files import (
   ConfigFile,
   Curves,
@@ -13,7 +13,7 @@ from cifar_flax.run.observers.files import (
 )
 from cifar_flax.run.observers.terminal import FirstStep, PlainLines, ProgressBar
 
-__all__ = ["Observer", "Progress", "Run", "create"]
+__all__ = ["Everyone", "Observer", "Progress", "Run", "create"]
 
 
 def create(stream: TextIO = sys.stderr, began: float | None = None) -> list[Observer]:

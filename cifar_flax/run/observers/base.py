@@ -3,9 +3,10 @@
 Observers are told what happened and return nothing, so they cannot change a run.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax.config import Config
@@ -82,3 +83,42 @@ class Observer:
 
   def close(self) -> None:
     """Nothing more will come."""
+
+
+class Everyone(Observer):
+  """Tells each of several observers.
+
+  Args:
+    observers: told in this order.
+  """
+
+  def __init__(self, observers: Sequence[Observer]):
+    self._observers = observers
+    self._started: list[Observer] = []
+
+  def start(self, run: Run) -> None:
+    """Starts each; those that were begun are closed later, whatever happens."""
+    for observer in self._observers:
+      self._started.append(observer)
+      observer.start(run)
+
+  def progress(self, progress: Progress) -> None:
+    """Passes it on."""
+    for observer in self._observers:
+      observer.progress(progress)
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """Passes it on."""
+    for observer in self._observers:
+      observer.epoch(row)
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    """Passes it on."""
+    for observer in self._observers:
+      observer.finish(summary)
+
+  def close(self) -> None:
+    """Closes those that were started, each even if another one fails."""
+    with contextlib.ExitStack() as stack:
+      for observer in self._started:
+        stack.callback(observer.close)
