@@ -27,14 +27,12 @@ study: $(INSTALLED)
 	$(RUN) -m cifar_flax sweep --config configs/conv_study.py --vary model.convolution \
 	  --seeds 3 $(ARGS)
 
-# NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 MINUTES=60 DATA=DIR DTYPE= BATCHES=32,64
-# OUTPUT=FILE.md
+# NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 WINDOWS=6 DATA=DIR DTYPE= OUTPUT=FILE.md
 bench: $(VENV)/peers-installed
 	$(RUN) -m benchmarks $(if $(NETS),--nets=$(NETS)) $(if $(PEERS),--peers=$(PEERS)) \
-	  $(if $(TABLES),--tables=$(TABLES)) $(if $(MINUTES),--minutes=$(MINUTES)) \
+	  $(if $(TABLES),--tables=$(TABLES)) $(if $(WINDOWS),--windows=$(WINDOWS)) \
 	  $(if $(DATA),--data=$(DATA)) $(if $(DTYPE),--dtype=$(DTYPE)) \
-	  $(if $(OUTPUT),--output=$(OUTPUT)) \
-	  $(if $(BATCHES),--batches=$(BATCHES)) $(ARGS)
+	  $(if $(OUTPUT),--output=$(OUTPUT)) $(ARGS)
 
 # KILLS=200 ONLY=kills,damage OUTPUT=FILE.md; without ONLY, tpu-compile as well
 stress: $(INSTALLED)

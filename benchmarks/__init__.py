@@ -1,1 +1,1 @@
-"""How fast this project is beside what a user would pick instead: `make bench`."""
+"""Measures how fast this project is beside PyTorch and Keras: `make bench`."""

@@ -1,36 +1,37 @@
-"""What the figures were measured on: machine, versions, commit, date."""
+"""Describes where figures were measured: machine, versions, commit and date."""
 
 import contextlib
 import datetime
-import importlib.metadata
 import os
 import pathlib
 import platform
 import re
 import subprocess
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "tensorflow", "keras")
+from cifar_flax.run import provenance
+
 _ISA = r"\b(avx2|avx512f|avx512_bf16|avx512_vnni|amx_\w+|asimd|sve\w*)\b"
 
 
 def describe() -> list[str]:
-  """Lines for the head of a report."""
+  """Returns the lines of a report's head; peers add their own versions."""
   cpus = sorted(os.sched_getaffinity(0))
   load = os.getloadavg()[0]
+  versions = [f"{name} {number}" for name, number in provenance.versions().items()]
   return [
     f"date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
     f"commit: {_commit()}",
-    f"CPU: {_cpu_model()}, {len(cpus)} of {os.cpu_count()} cores, {_isa()}",
+    f"CPU: {provenance.processor()}, {len(cpus)} of {os.cpu_count()} cores, {_isa()}",
     f"caches: {_caches(cpus[0])}",
     f"memory: {_memory()}",
     *_gpus(),
     f"OS: {platform.platform()}; load before the first table: {load:.2f}",
-    f"python {platform.python_version()}, {_versions()}",
+    ", ".join(versions),
   ]
 
 
 def has_gpu() -> bool:
-  """Whether NVIDIA's driver names one."""
+  """Returns whether NVIDIA's driver lists a GPU."""
   return bool(_gpus())
 
 
@@ -50,14 +51,6 @@ def _run(*command: str) -> str:
 def _field(name: str, text: str) -> str:
   found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
   return found[1] if found else "?"
-
-
-def _cpu_model() -> str:
-  text = _read("/proc/cpuinfo")
-  model = _field("model name", text)
-  if model == "?":
-    return platform.processor() or platform.machine()
-  return f"{model} (family {_field('cpu family', text)}, model {_field('model', text)})"
 
 
 def _isa() -> str:
@@ -93,16 +86,4 @@ def _commit() -> str:
   folder = str(pathlib.Path(__file__).resolve().parent)
   commit = _run("git", "-C", folder, "rev-parse", "--short", "HEAD") or "?"
   changed = _run("git", "-C", folder, "status", "--porcelain", "--untracked-files=no")
-  return commit + (", with changes not committed" if changed else "")
-
-
-def _versions() -> str:
-  found = []
-  for package in PACKAGES:
-    names = (package, f"{package}-cpu")  # the same module from either distribution
-    version = "absent"
-    for name in names:
-      with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version(name)
-    found.append(f"{package} {version}")
-  return ", ".join(found)
+  return commit + (", with uncommitted changes" if changed else "")

@@ -2,9 +2,9 @@
 
 make tpu-compile CONFIGS=configs/net6b.py TOPOLOGIES=v5e:2x4
 
-The table says what an epoch needs on each device: memory, whether the state is updated
-in place, and an estimate of the time: its arithmetic, or its memory traffic as the
-compiler counts it, which is too much where data stay on the chip.
+The table shows, per device: the memory of an epoch, whether the state is updated in
+place, and an estimate of the time. The estimate is the larger of arithmetic and memory
+traffic as the compiler counts it, which is too high for data that stay on the chip.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# There is no metadata server to ask which TPU this is; the answers are not used.
+# libtpu would ask a metadata server, which does not exist; the values are not used.
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
@@ -30,17 +30,17 @@ from cifar_flax.ops import compiler
 
 GIB = 2**30
 NUM_EXAMPLES, IMAGE_SHAPE = 50_000, (32, 32, 3)
-# More memory than the arrays have bytes: layouts that fill small axes up.
+# Largest memory of the arguments relative to their values: layouts pad small axes.
 MOST_PADDING = 2.0
 
 
 class Chip(NamedTuple):
-  """What a chip can do, from Google's "TPU versions" pages.
+  """The specification of a chip, from Google's "TPU versions" pages.
 
   Attributes:
-    flops: bfloat16 operations a second; float32 convolutions use them by default.
-    bandwidth: bytes a second from and to memory.
-    memory: bytes.
+    flops: bfloat16 operations per second; the default for float32 convolutions too.
+    bandwidth: bytes per second from and to memory.
+    memory: size in bytes.
   """
 
   flops: float
@@ -56,14 +56,14 @@ CHIPS = {
 
 
 class Epoch(NamedTuple):
-  """A compiled epoch, per device.
+  """Memory and cost of a compiled epoch, per device.
 
   Attributes:
     cores: devices that share a chip.
     state: bytes of the state.
     arguments, logical: bytes of all arguments in memory, and of their values.
-    temporary: bytes beside arguments and results.
-    aliased: bytes of results that take an argument's place.
+    temporary: bytes in addition to arguments and results.
+    aliased: bytes of results that reuse an argument's memory.
     flops, traffic: operations, and bytes to and from memory, of an epoch.
   """
 
@@ -77,7 +77,7 @@ class Epoch(NamedTuple):
   traffic: float
 
   def problems(self, chip: Chip) -> list[str]:
-    """What must not be."""
+    """Returns a line for each requirement that is not met."""
     found = []
     if self.aliased < self.state:
       found.append(f"{self.state - self.aliased} bytes of the state are not donated")
@@ -90,13 +90,13 @@ class Epoch(NamedTuple):
     return found
 
   def seconds(self, chip: Chip) -> float:
-    """An estimate of an epoch's time."""
+    """Returns an estimate of the epoch's seconds."""
     arithmetic, memory = self.flops / chip.flops, self.traffic / chip.bandwidth
     return self.cores * max(arithmetic, memory)
 
 
 def compile_epoch(path: str, topology: str) -> Epoch:
-  """Compiles the training of an epoch of the config in `path`."""
+  """Compiles a training epoch of the config in `path`."""
   description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   devices: Any = description.devices
   config = config_lib.load(path)
@@ -125,7 +125,7 @@ def compile_epoch(path: str, topology: str) -> Epoch:
     logical=logical + _bytes(arguments[4]) // len(devices),
     temporary=memory.temp_size_in_bytes,
     aliased=memory.alias_size_in_bytes,
-    # The number of rounds is an argument, so the analysis has the loop's body once.
+    # The number of steps is an argument, so the analysis counts the loop's body once.
     flops=cost["flops"] * steps_per_epoch,
     traffic=cost["bytes accessed"] * steps_per_epoch,
   )
@@ -136,7 +136,7 @@ def _bytes(leaf: Any) -> int:
 
 
 def main() -> int:
-  """Prints the table; returns 1 if something must not be as it is."""
+  """Prints the table; returns 1 if there is a problem."""
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.tpu_compile",
     description=__doc__,

@@ -1,13 +1,12 @@
-"""Processes that wait: each holds one peer, and works only while it is asked to.
+"""Worker processes: each holds one peer, and works only on request.
 
-`python -m benchmarks.workers PEER` answers a line of JSON on stdin with a line on
-stdout: {"do": "prepare", "what": METHOD, "arguments": {...}} makes a `Program` and
-warms it up, {"do": "run", "steps": n} times n steps. Between the lines the process
-is blocked in a read.
+`python -m benchmarks.workers PEER` answers each line of JSON on stdin with a line on
+stdout: {"do": "prepare", "method": NAME, "arguments": {...}} makes a `Workload` and
+warms it up; {"do": "run", "steps": n} times n steps. Between requests the process is
+blocked in a read.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import select
@@ -20,27 +19,28 @@ from typing import Any
 
 from benchmarks import peers
 
-WARM_UP_RUNS = 4  # after the first, at least; CUDA graphs are made in the third
-WARM_UP_SECONDS = 2.0  # after which it is enough
+TIMEOUT = 600.0  # seconds to prepare a workload, or to run a window
+WARM_UP_RUNS = 4  # at least, after the first; the third captures CUDA graphs
+WARM_UP_SECONDS = 2.0  # no further run after these
 
 
 class Absent(Exception):
-  """A peer that cannot be measured, and why in a line."""
+  """Raised if a peer cannot be measured; the message is one line."""
 
 
 class Worker:
-  """The parent's end.
+  """The parent's side of a worker process.
 
   Attributes:
-    peer: its name in `peers.PEERS`, or `module:class`.
-    about: what the peer says of itself.
+    peer: name in `peers.PEERS`, or `module:class`.
+    about: the peer's description of itself.
   """
 
   def __init__(self, peer: str):
     """Starts the process.
 
     Raises:
-      Absent: it does not come up, for want of a package say.
+      Absent: the peer fails to start, for example because a package is missing.
     """
     self.peer, self._unread, self._ended = peer, b"", ""
     self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in `close`)
@@ -57,28 +57,30 @@ class Worker:
       self.close()
       raise
 
-  def prepare(self, timeout: float, what: str, **arguments: Any) -> dict[str, Any]:
-    """Makes a program ready and warms it up.
+  def prepare(
+    self, method: str, arguments: dict[str, Any], timeout: float = TIMEOUT
+  ) -> dict[str, Any]:
+    """Makes the workload that a method of the peer returns, and warms it up.
 
     Returns:
-      seconds (a step, after the first ones), multiple (of which the number of steps
-      has to be a multiple), and the program's facts.
+      seconds (per step, after the warm-up), multiple (the number of steps must be a
+      multiple of it), and the workload's facts.
 
     Raises:
-      Absent: the peer has no such thing, fails, or is not ready after `timeout` s.
+      Absent: the method fails, or takes longer than `timeout` seconds.
     """
-    return self._request(timeout, do="prepare", what=what, arguments=arguments)
+    return self._request(timeout, do="prepare", method=method, arguments=arguments)
 
-  def run(self, num_steps: int, timeout: float = 600) -> float:
-    """Seconds that the program's next `num_steps` take."""
+  def run(self, num_steps: int, timeout: float = TIMEOUT) -> float:
+    """Returns the seconds that the workload's next `num_steps` steps take.
+
+    Raises:
+      Absent: a step fails, or they take longer than `timeout` seconds.
+    """
     return self._request(timeout, do="run", steps=num_steps)["seconds"]
 
-  def peak_bytes(self) -> int:
-    """The most memory that the peer has used so far."""
-    return self._request(60, do="peak")["bytes"]
-
   def cpu_seconds(self) -> float:
-    """Processor time that all threads of the process have used; 0 where unknown."""
+    """Returns the CPU time of all threads of the process; 0 if unknown."""
     with contextlib.suppress(OSError):
       with open(f"/proc/{self._process.pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
@@ -100,7 +102,7 @@ class Worker:
 
   def _request(self, timeout: float, **message: Any) -> dict[str, Any]:
     assert self._process.stdin
-    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+    with contextlib.suppress(BrokenPipeError):  # `_answer` reports it
       self._process.stdin.write(json.dumps(message).encode() + b"\n")
       self._process.stdin.flush()
     return self._answer(timeout)
@@ -112,12 +114,12 @@ class Worker:
       left = deadline - time.monotonic()
       if left <= 0 or not select.select([descriptor], [], [], left)[0]:
         self._process.kill()
-        self._ended = f"ended, no answer in {timeout:.0f} s"
+        self._ended = f"stopped, since it did not answer within {timeout:g} s"
       elif more := os.read(descriptor, 65536):
         self._unread += more
       else:
         self._process.wait()
-        self._ended = f"ended by itself: {self._last_words()}"
+        self._ended = f"exited with code {self._exit()}"
     if self._ended:
       raise Absent(f"{self.peer}: {self._ended}")
     line, _, self._unread = self._unread.partition(b"\n")
@@ -126,20 +128,23 @@ class Worker:
       raise Absent(f"{self.peer}: {answer['error']}")
     return answer
 
-  def _last_words(self) -> str:
+  def _exit(self) -> str:
+    """Returns the exit code and the last line of stderr."""
     self._errors.seek(0)
     lines = self._errors.read().decode(errors="replace").strip().splitlines()
-    return ": ".join([f"exit code {self._process.poll()}", *lines[-1:]])
+    return ": ".join([str(self._process.poll()), *lines[-1:]])
 
 
 @contextlib.contextmanager
 def started(
   names: Sequence[str] | Mapping[str, str],
-  say: Callable[[str], None],
+  report: Callable[[str], None],
 ) -> Iterator[dict[str, Worker]]:
-  """Workers of peers, or of peers under other names; ended on leaving.
+  """Starts a worker for each peer; closes all of them on exit.
 
-  `say` is told which are absent and why.
+  Args:
+    names: peers, or the peer of each name.
+    report: called with a line for each peer that fails to start.
   """
   workers: dict[str, Worker] = {}
   with contextlib.ExitStack() as stack:
@@ -148,61 +153,63 @@ def started(
         workers[name] = Worker(names[name] if isinstance(names, Mapping) else name)
         stack.callback(workers[name].close)
       except Absent as reason:
-        say(str(reason))
+        report(str(reason))
     yield workers
 
 
-def _warm_up(program: peers.Program) -> dict[str, Any]:
-  """Runs it until it is compiled and settled, in longer runs where a step is short."""
-  program.run(program.multiple)  # compiles
-  begun, steps = time.perf_counter(), program.multiple
-  for run in itertools.count(1):
-    started_at = time.perf_counter()
-    program.run(steps)
-    ended_at = time.perf_counter()
-    seconds = ended_at - started_at
-    settled = run >= WARM_UP_RUNS and seconds > WARM_UP_SECONDS / 20
-    if settled or ended_at - begun > WARM_UP_SECONDS:
+def _warm_up(workload: peers.Workload) -> dict[str, Any]:
+  """Runs a workload until it is steady; returns what `Worker.prepare` returns."""
+  steps = workload.multiple
+  workload.run(steps)  # compiles
+  runs, begun = 0, time.perf_counter()
+  while True:
+    runs, seconds = runs + 1, _time(workload, steps)
+    long_enough = seconds > WARM_UP_SECONDS / 20
+    if long_enough and runs >= WARM_UP_RUNS:
       break
-    steps *= 1 if seconds > WARM_UP_SECONDS / 20 else 2
-  facts = {"seconds": seconds / steps, "multiple": program.multiple}
-  return facts | program.facts
+    if time.perf_counter() - begun > WARM_UP_SECONDS:
+      break
+    steps *= 1 if long_enough else 2
+  facts = {"seconds": seconds / steps, "multiple": workload.multiple}
+  return facts | workload.facts
+
+
+def _time(workload: peers.Workload, steps: int) -> float:
+  begun = time.perf_counter()
+  workload.run(steps)
+  return time.perf_counter() - begun
 
 
 def serve(name: str) -> None:
-  """The child's end: answers until stdin ends."""
+  """Answers requests until stdin ends: the main function of a worker process."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # what a library prints is no answer
+  os.dup2(2, 1)  # keeps what libraries print out of the answers
 
   def answer(**content: Any) -> None:
     answers.write(json.dumps(content) + "\n")
 
-  def refuse(error: Exception) -> None:
+  def fail(error: Exception) -> None:
     lines = str(error).strip().splitlines() or ["no message"]
     answer(error=f"{type(error).__name__}: {lines[0]}")
 
   try:
     peer = peers.create(name)
     answer(about=peer.describe())
-  except Exception as error:  # whatever it is, the table says it and goes on
-    refuse(error)
+  except Exception as error:  # of any kind; the report names it
+    fail(error)
     return
-  program = peers.Program(lambda steps: None)
+  workload = peers.Workload(lambda steps: None)
   for line in sys.stdin:
     message = json.loads(line)
     try:
       if message["do"] == "prepare":
-        program = peers.Program(lambda steps: None)  # lets go of the one before
-        program = getattr(peer, message["what"])(**message["arguments"])
-        answer(**_warm_up(program))
-      elif message["do"] == "run":
-        started_at = time.perf_counter()
-        program.run(message["steps"])
-        answer(seconds=time.perf_counter() - started_at)
+        workload = peers.Workload(lambda steps: None)  # frees the previous one's memory
+        workload = getattr(peer, message["method"])(**message["arguments"])
+        answer(**_warm_up(workload))
       else:
-        answer(bytes=peer.peak_bytes())
+        answer(seconds=_time(workload, message["steps"]))
     except Exception as error:
-      refuse(error)
+      fail(error)
 
 
 if __name__ == "__main__":

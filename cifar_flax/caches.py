@@ -1,9 +1,10 @@
-"""Folders in the user's cache: decoded images, compiled programs.
+"""Cache folders of the user, for decoded images and for compiled programs.
 
-They may be deleted at any time. JAX writes and reads the compiled programs, in process
-0 of several and in all of them. Its key for a program holds the versions, the flags of
-XLA, the devices and the instructions that the processor knows. A program in the cache
-is code that will be executed, so that folder is used only where nobody else can write.
+They may be deleted at any time. JAX itself reads and writes the compiled programs; in a
+distributed run, every process reads them and process 0 writes them. JAX's key for a
+program covers versions, XLA flags, devices and the processor's instruction set. A
+cached program is code that will be executed, so its folder is used only if no other
+user can write to it.
 """
 
 import logging
@@ -14,18 +15,18 @@ import zlib
 from typing import Any
 
 COMPILED = "compiled"
-MAX_BYTES = 256 << 20  # some hundred programs; net6b on a CPU needs under 1 MB
-MIN_SECONDS = 0.1  # that a program must take to compile, to be kept
+MAX_BYTES = 256 << 20  # several hundred programs; net6b on a CPU needs under 1 MB
+MIN_SECONDS = 0.1  # programs that compile faster than this are not cached
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def folder(name: str) -> pathlib.Path:
-  """`$XDG_CACHE_HOME` or `~/.cache`, then `cifar_flax`, then `name`.
+  """Returns `cifar_flax/name` in `$XDG_CACHE_HOME`, by default `~/.cache`.
 
-  A relative `$XDG_CACHE_HOME` is ignored, as its specification asks.
+  A relative `$XDG_CACHE_HOME` is ignored, as the XDG specification requires.
 
   Raises:
-    OSError: the user has no home.
+    OSError: the user has no home folder.
   """
   for base in (os.environ.get("XDG_CACHE_HOME", ""), "~/.cache"):
     path = os.path.expanduser(base)
@@ -35,86 +36,93 @@ def folder(name: str) -> pathlib.Path:
 
 
 def private_folder(name: str) -> pathlib.Path:
-  """`folder(name)`, made if absent, where the user alone can write.
+  """Returns `folder(name)`, created if absent, to which only the user can write.
 
   Raises:
-    OSError: it cannot be made or written to, or is not the user's alone.
+    OSError: the folder cannot be created or written to, belongs to another user, or
+      other users can write to it.
   """
   path = folder(name)
   path.parent.parent.mkdir(parents=True, exist_ok=True)
   path = path.parent.parent.resolve() / path.parent.name / name
-  for part in (path.parent, path):
-    part.mkdir(mode=0o700, exist_ok=True)
-    found = part.lstat()
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-    # In ours there are only folders, and each is looked at; what is in those is not.
-    if not own or (part == path and found.st_mode & _OTHERS_WRITE):
-      raise PermissionError(f"{part} is not a folder of yours alone; remove it")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-      part.chmod(0o700)
-  if not os.access(path, os.W_OK):  # a file system that is mounted for reading only
+  for level in (path.parent, path):
+    level.mkdir(mode=0o700, exist_ok=True)
+    status = level.lstat()
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    # If others could write to `path`, its files cannot be trusted. The parent's mode is
+    # only corrected: it contains nothing but such folders, each of which is checked.
+    if not own or (level == path and status.st_mode & _OTHERS_WRITE):
+      raise PermissionError(
+        f"{level} must be a folder of yours that only you can write to; remove it"
+      )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+      level.chmod(0o700)
+  if not os.access(path, os.W_OK):  # for example on a file system mounted read-only
     raise PermissionError(f"{path} cannot be written to")
   return path
 
 
 def check_irreplaceable(path: pathlib.Path) -> None:
-  """Raises PermissionError if anybody could put another folder in a folder's place."""
-  for above in path.parents:
-    mode = above.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # /tmp has the sticky bit
-      raise PermissionError(f"everyone can write to {above}")
+  """Raises PermissionError if every user could replace the folder by another one.
+
+  They can if all users can write to a parent without the sticky bit, which /tmp has.
+  """
+  for parent in path.parents:
+    mode = parent.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+      raise PermissionError(f"everyone can write to {parent}")
 
 
 def keep_compiled_programs() -> None:
-  """Has JAX keep what it compiles, unless the user has said what JAX is to do.
+  """Enables JAX's cache of compiled programs, unless the user has configured it.
 
-  `JAX_COMPILATION_CACHE_DIR` names another folder, `JAX_ENABLE_COMPILATION_CACHE=false`
-  does without. Where no folder can be trusted or written to, a warning says why, and
-  everything is compiled anew.
+  `JAX_COMPILATION_CACHE_DIR` uses another folder, and the user is responsible for its
+  permissions. `JAX_ENABLE_COMPILATION_CACHE=false` disables the cache. If the folder
+  cannot be trusted or written to, a warning gives the reason, and nothing is cached.
   """
-  import jax  # late: the rest of this module does without
+  import jax  # late, because the rest of this module does not need it
 
-  config: Any = jax.config  # its keys are not known to a type checker
+  config: Any = jax.config  # type checkers do not know its keys
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
-  decided = config.jax_compilation_cache_dir is not None
-  if decided or not config.jax_enable_compilation_cache:
+  user_folder = config.jax_compilation_cache_dir is not None
+  if user_folder or not config.jax_enable_compilation_cache:
     return
   try:
     folder = private_folder(COMPILED)
     check_irreplaceable(folder)
     tidy(folder, MAX_BYTES)
   except OSError as error:
-    logging.warning("Going on without a cache of compiled programs (%s).", error)
+    logging.warning("Continuing without a cache of compiled programs (%s).", error)
   else:
     config.update("jax_compilation_cache_dir", str(folder))
 
 
 def tidy(folder: pathlib.Path, max_bytes: int) -> None:
-  """Deletes what is damaged, and what was used longest ago until the rest fits.
+  """Deletes damaged files, then the least recently used until the rest fits.
 
-  JAX bounds its cache itself only with a package that it does not install, and leaves
-  half a file where the disk was full, to stumble over at every start.
+  JAX limits the size of its cache only with an optional package. When the disk is full,
+  it leaves a truncated file, which fails to load at every start.
 
   Args:
-    folder: with the cache in it.
-    max_bytes: that may stay.
+    folder: the cache folder.
+    max_bytes: maximum total size of the remaining files.
 
   Raises:
-    OSError: it cannot be read, or nothing in it be deleted.
+    OSError: the folder cannot be read, or a file in it cannot be deleted.
   """
   kept = []
   for path in folder.rglob("*"):
     try:
-      found = path.stat()
-      if not stat.S_ISREG(found.st_mode):
+      status = path.stat()
+      if not stat.S_ISREG(status.st_mode):
         continue
-      if not _is_whole(path, found):
+      if not _is_intact(path, status):
         path.unlink()
         continue
-    except FileNotFoundError:  # another process tidies as well
+    except FileNotFoundError:  # deleted by another process that tidies the folder
       continue
-    kept.append((max(found.st_atime, found.st_mtime), found.st_size, path))
+    kept.append((max(status.st_atime, status.st_mtime), status.st_size, path))
   total = sum(size for _, size, _ in kept)
   for _, size, path in sorted(kept):
     if total <= max_bytes:
@@ -123,13 +131,16 @@ def tidy(folder: pathlib.Path, max_bytes: int) -> None:
     total -= size
 
 
-def _is_whole(path: pathlib.Path, found: os.stat_result) -> bool:
-  """Whether a file can be decompressed; one that could is read-only from then on."""
-  if not path.name.endswith("-cache") or not found.st_mode & stat.S_IWUSR:
+def _is_intact(path: pathlib.Path, status: os.stat_result) -> bool:
+  """Returns whether a cached program can be decompressed, or has passed this before.
+
+  A file that passes is made read-only, so that it is not decompressed again.
+  """
+  if not path.name.endswith("-cache") or not status.st_mode & stat.S_IWUSR:
     return True
   data = path.read_bytes()
   try:
-    if not data.startswith(b"\x28\xb5\x2f\xfd"):  # Zstandard, from Python 3.14 on
+    if not data.startswith(b"\x28\xb5\x2f\xfd"):  # JAX uses Zstandard on Python 3.14
       zlib.decompress(data)
   except zlib.error:
     return False

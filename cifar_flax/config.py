@@ -1,8 +1,8 @@
-"""Every number of a run: what it is called, what it means, what it may be.
+"""Every number of a run: its key, its meaning and its limits.
 
-A config file is Python with a `get_config()` that returns a `Config`; a run
-directory's `config.json` is the same thing written out, and is taken in its
-place. Nothing here imports JAX, so a mistake is answered at once.
+A config file is Python with a `get_config()` that returns a `Config`. A run directory's
+`config.json` holds the same values and can be given in its place. Nothing here imports
+JAX, so a mistake is reported at once.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ def key(
   choices=None,
   prefix=None,
 ):
-  """A config key: its default, its meaning, and what it may be.
+  """Declares a config key with its default, its meaning and its limits.
 
-  That is `low <= value <= high`, `< below`, or one of `choices`, or, where there is a
-  `prefix`, that and more text.
+  A value is valid if `low <= value <= high` and `value < below`, and if it is one of
+  `choices` or starts with `prefix`, as far as these are given.
   """
   limits = {"low": low, "high": high, "below": below, "choices": choices}
   limits["prefix"] = prefix
@@ -45,7 +45,7 @@ def key(
 
 
 class _Section:
-  """Refuses what a typo in a config file would add, or put in a section's place."""
+  """Rejects attributes that are not keys, and values in the place of a section."""
 
   __slots__ = ()
 
@@ -62,80 +62,106 @@ class _Section:
 
 @dataclasses.dataclass(slots=True)
 class Data(_Section):
-  """Which images, from where, and which of them train and evaluate."""
+  """Which images a run uses, and which of them train and evaluate."""
 
-  dataset: str = key("cifar10", "name of the data set",
-                     choices=registry.DATASETS, prefix=registry.FOLDER)  # fmt: skip
+  dataset: str = key(
+    "cifar10",
+    "name of the data set",
+    choices=registry.DATASETS,
+    prefix=registry.FOLDER,
+  )
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
   archive: str = key("", "official file or folder to prepare it from; '' downloads it")
   train_split: str = key("train", "TFDS split string of the training images")
-  eval_split: str = key("test", "TFDS split string of the images evaluated")
+  eval_split: str = key("test", "TFDS split string of the evaluated images")
 
 
 @dataclasses.dataclass(slots=True)
 class Augmentation(_Section):
-  """What happens to a training image, on the device; 0 and False switch it off."""
+  """What happens to a training image, on the device; 0 and False switch a part off."""
 
-  zoom: float = key(0.0, "each axis scaled by U[1-zoom, 1+zoom]", low=0.0, below=1.0)
-  flip: bool = key(False, "mirrored left to right with probability 1/2")
+  zoom: float = key(0.0, "scales each axis by U[1-zoom, 1+zoom]", low=0.0, below=1.0)
+  flip: bool = key(False, "mirrors left to right with probability 1/2")
   crop_padding: int = key(0, "zeros padded before a random crop", low=0, high=16)
   cutout: int = key(0, "side of the square set to zero, pixels", low=0, high=32)
 
 
 @dataclasses.dataclass(slots=True)
 class Model(_Section):
-  """Which network, in which arithmetic."""
+  """The network, and the arithmetic it uses."""
 
   name: str = key("net6a", "network", choices=registry.NETWORKS)
-  convolution: str = key("plain", "type in every slot of the network `uniform`",
-                         choices=registry.CONVOLUTIONS)  # fmt: skip
-  dtype: str = key("float32", "type of activations; bfloat16 keeps float32 parameters",
-                   choices=DTYPES)  # fmt: skip
-  ops: str = key("fast", "this project's operations or plain XLA",
-                 choices=("fast", "lax"))  # fmt: skip
-  dropout_rate: float = key(0.0, "dropout after convolutions", low=0.0, below=1.0)
-  dense_dropout_rate: float = key(0.0, "dropout after Dense", low=0.0, below=1.0)
-  batch_norm_momentum: float = key(0.99, "of the moving averages", low=0.0, below=1.0)
-  batch_norm_epsilon: float = key(1e-3, "added to the variance", low=0.0, high=1.0)
+  convolution: str = key(
+    "plain",
+    "type in every slot of the network `uniform`",
+    choices=registry.CONVOLUTIONS,
+  )
+  dtype: str = key(
+    "float32",
+    "type of activations; with bfloat16, parameters stay float32",
+    choices=DTYPES,
+  )
+  ops: str = key(
+    "fast", "this project's fast operations, or plain XLA", choices=("fast", "lax")
+  )
+  dropout_rate: float = key(0.0, "dropout rate after convolutions", low=0.0, below=1.0)
+  dense_dropout_rate: float = key(
+    0.0, "dropout rate after Dense layers", low=0.0, below=1.0
+  )
+  batch_norm_momentum: float = key(
+    0.99, "decay of BatchNorm's moving averages, per step", low=0.0, below=1.0
+  )
+  batch_norm_epsilon: float = key(
+    1e-3, "what BatchNorm adds to the variance", low=0.0, high=1.0
+  )
 
 
 @dataclasses.dataclass(slots=True)
 class Optimizer(_Section):
   """How a gradient becomes an update."""
 
-  name: str = key("keras_adam", "Adam as Keras or Optax writes it, or SGD",
-                  choices=OPTIMIZERS)  # fmt: skip
-  b1: float = key(0.9, "Adam's decay of the mean gradient", low=0.0, below=1.0)
-  b2: float = key(0.999, "Adam's decay of the mean square", low=0.0, below=1.0)
-  epsilon: float = key(1e-7, "Adam's addition to the root", low=0.0, high=1.0)
-  momentum: float = key(0.9, "SGD's momentum", low=0.0, below=1.0)
-  nesterov: bool = key(True, "SGD with Nesterov's momentum")
-  weight_decay: float = key(0.0, "times the learning rate; not BatchNorm, not biases",
-                            low=0.0, high=1.0)  # fmt: skip
+  name: str = key(
+    "keras_adam", "Adam in Keras' or Optax's form, or SGD", choices=OPTIMIZERS
+  )
+  b1: float = key(0.9, "Adam: decay of the mean gradient", low=0.0, below=1.0)
+  b2: float = key(0.999, "Adam: decay of the mean square", low=0.0, below=1.0)
+  epsilon: float = key(1e-7, "Adam: what is added to the root", low=0.0, high=1.0)
+  momentum: float = key(0.9, "SGD: momentum", low=0.0, below=1.0)
+  nesterov: bool = key(True, "SGD: Nesterov's form of momentum")
+  weight_decay: float = key(
+    0.0,
+    "decoupled, times the learning rate; kernels only",
+    low=0.0,
+    high=1.0,
+  )
 
 
 @dataclasses.dataclass(slots=True)
 class Schedule(_Section):
   """The learning rate over a run."""
 
-  name: str = key("constant", "its shape", choices=SCHEDULES)
-  learning_rate: float = key(0.001, "the first or the highest one", low=0.0, high=100.0)
-  decay_rate: float = key(0.9, "staircase: factor of a stair", low=0.0, high=1.0)
-  epochs_per_decay: int = key(2, "staircase: epochs from stair to stair", low=1)
-  minimum: float = key(0.0, "where staircase, cosine and one_cycle end",
-                       low=0.0, high=100.0)  # fmt: skip
-  warmup_epochs: float = key(0.0, "epochs of linear rise at the beginning", low=0.0)
+  name: str = key("constant", "shape of the schedule", choices=SCHEDULES)
+  learning_rate: float = key(
+    0.001, "the highest rate, reached after the warm-up", low=0.0, high=100.0
+  )
+  decay_rate: float = key(0.9, "staircase: factor per stair", low=0.0, high=1.0)
+  epochs_per_decay: int = key(2, "staircase: epochs per stair", low=1)
+  minimum: float = key(
+    0.0, "staircase, cosine, one_cycle: the lowest rate", low=0.0, high=100.0
+  )
+  warmup_epochs: float = key(0.0, "epochs of linear rise at the start", low=0.0)
 
 
 @dataclasses.dataclass(slots=True)
 class Checkpoint(_Section):
-  """What is kept of a run's state."""
+  """When a run is saved, and how many checkpoints are kept."""
 
-  keep: int = key(2, "newest checkpoints kept, beside the best one", low=1)
-  every_steps: int = key(0, "steps from one to the next within an epoch; 0 is none",
-                         low=0)  # fmt: skip
+  keep: int = key(2, "how many of the newest checkpoints are kept", low=1)
+  every_steps: int = key(
+    0, "steps between checkpoints within an epoch; 0 saves at epochs' ends only", low=0
+  )
   min_seconds: float = key(
-    10.0, "at least this long between two at epochs' ends, s", low=0.0
+    10.0, "least time between two checkpoints at epochs' ends, seconds", low=0.0
   )
 
 
@@ -144,18 +170,28 @@ class Config(_Section):
   """A run. The defaults are what the published networks have in common."""
 
   name: str = key("", "names the run directory; '' is the config file's name")
-  seed: int = key(0, "of initialisation, order, augmentation, dropout",
-                  low=0, high=2**31 - 1)  # fmt: skip
+  seed: int = key(
+    0, "of initialisation, order, augmentation and dropout", low=0, high=2**31 - 1
+  )
   num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
-  batch_size: int = key(128, "images a step, over all devices", low=1)
-  eval_batch_size: int = key(512, "images a forward pass in evaluation", low=1)
-  eval_every: int = key(1, "epochs from one evaluation to the next; 0 is at the end",
-                        low=0)  # fmt: skip
-  eval_flip: bool = key(False, "at the end, also the mean of image and mirror image")
+  batch_size: int = key(128, "images per step, over all devices", low=1)
+  eval_batch_size: int = key(512, "images per forward pass in evaluation", low=1)
+  eval_every: int = key(
+    1, "epochs between evaluations; 0 evaluates after the last epoch only", low=0
+  )
+  eval_flip: bool = key(
+    False, "at the end, also evaluates the mean of image and mirror image"
+  )
   label_smoothing: float = key(0.0, "weight of the uniform label", low=0.0, below=1.0)
-  ema_decay: float = key(0.0, "of the weights' moving average, a step; 0 is none",
-                         low=0.0, below=1.0)  # fmt: skip
-  steps_per_dispatch: int = key(0, "steps a call to the device; 0 is by backend", low=0)
+  ema_decay: float = key(
+    0.0,
+    "decay per step of the weights' moving average; 0 keeps none",
+    low=0.0,
+    below=1.0,
+  )
+  steps_per_dispatch: int = key(
+    0, "steps per call to the device; 0 chooses by backend", low=0
+  )
   data: Data = dataclasses.field(default_factory=Data)
   augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
   model: Model = dataclasses.field(default_factory=Model)
@@ -165,7 +201,7 @@ class Config(_Section):
 
 
 def fields(config=None, prefix: str = "") -> dict[str, dataclasses.Field]:
-  """All keys, dotted, in order: `{"seed": Field, "data.dataset": Field, ...}`."""
+  """Returns all keys, dotted, in order: `{"seed": Field, "data.dataset": Field}`."""
   config = Config() if config is None else config
   found = {}
   for field in dataclasses.fields(config):
@@ -178,12 +214,12 @@ def fields(config=None, prefix: str = "") -> dict[str, dataclasses.Field]:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-  """All values by dotted key."""
+  """Returns all values by dotted key."""
   return {name: _get(config, name) for name in fields()}
 
 
 def help_text() -> str:
-  """One line a key: name, default, meaning and what is allowed."""
+  """Returns a text with name, default, meaning and limits of every key."""
   rows = []
   for name, field in fields().items():
     allowed = _allowed(field)
@@ -218,7 +254,7 @@ def _allowed(field: dataclasses.Field) -> str:
 
 
 def nearest(name: str, known) -> str:
-  """'; did you mean 'x'?' for the closest of `known`, or ''."""
+  """Returns "; did you mean 'x'?" for the closest of `known`, or ""."""
   # First `schedule.learning_rate` for `learning_rate`, `model.name` for `model`.
   close = [k for k in known if k.endswith(f".{name}") or k.startswith(f"{name}.")]
   close = close or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -232,7 +268,7 @@ def _refuse(name: str, value: Any, field: dataclasses.Field) -> UserError:
 
 
 def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
-  """`value` in the key's type, or UserError."""
+  """Returns `value` in the key's type, or raises UserError."""
   limits = field.metadata
   if field.type is float and type(value) is int and abs(value) < 2**53:
     value = float(value)
@@ -255,7 +291,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
 
 
 def _parsed(name: str, text: str, field: dataclasses.Field) -> Any:
-  """A command line's text in the key's type, or UserError."""
+  """Returns a command line's text in the key's type, or raises UserError."""
   try:
     if field.type is bool:
       return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -265,7 +301,7 @@ def _parsed(name: str, text: str, field: dataclasses.Field) -> Any:
 
 
 def validate(config: Config) -> Config:
-  """Checks every value's type and range, and what two keys say together.
+  """Checks the type and range of every value.
 
   Raises:
     UserError: names the key, its value and what is allowed.
@@ -278,7 +314,7 @@ def validate(config: Config) -> Config:
 
 
 def override(config: Config, assignments: dict[str, str]) -> Config:
-  """Sets dotted keys from text, as `--config.KEY=VALUE` gives them.
+  """Sets dotted keys from the text of `--config.KEY=VALUE`.
 
   Raises:
     UserError: unknown key (with the nearest one), wrong type or value.
@@ -293,7 +329,7 @@ def override(config: Config, assignments: dict[str, str]) -> Config:
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
-  """A config from the flat or nested dictionary that `source` held."""
+  """Returns the config in a flat or nested dictionary that was read from `source`."""
   config, known = Config(), fields()
   flat: dict[str, Any] = {}
 
@@ -313,7 +349,7 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-  """Nested plain values: what `config.json` holds."""
+  """Returns nested plain values, as `config.json` holds them."""
   return dataclasses.asdict(config)
 
 
@@ -322,10 +358,10 @@ def load(path: str, flag: str = "--config") -> Config:
 
   Args:
     path: of the file.
-    flag: that named it, for messages.
+    flag: the flag that named the file, for messages.
 
   Raises:
-    UserError: no such file, not a config, or a value it may not have.
+    UserError: there is no such file, it is not a config, or a value is invalid.
   """
   file = pathlib.Path(path)
   if os.path.isdir(path):

@@ -1,38 +1,64 @@
-"""The vocabulary: one small module per type of convolution.
+"""The types of convolution, each a small Flax module.
 
 Every type maps `[batch, height, width, in]` to `[batch, height', width', features]`,
-with height' = height at padding "SAME" and stride 1. `conv` makes the convolutions
-inside: an `nn.Conv` with precision, initialisation, bias and implementation already
-bound, so that a type holds one idea and nothing else. Parameter counts below are
-without biases; each convolution inside adds its number of output channels with them.
+with height' = height for padding "SAME" and stride 1. Its attribute `conv` makes the
+convolutions inside, and binds their type, initialisation, bias and implementation, so
+that a module contains only what distinguishes its type. The parameter counts below are
+without biases; with them, each convolution inside adds its number of output channels.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-ModuleDef = Callable[..., Any]
+Layer = Callable[[jax.Array], jax.Array]
+
+
+class MakeConv(Protocol):
+  """Makes a convolution: `nn.Conv`, or a `partial` of it that binds its dtype."""
+
+  def __call__(
+    self,
+    features: int,
+    kernel_size: tuple[int, int],
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: str = "SAME",
+    kernel_dilation: tuple[int, int] = (1, 1),
+    feature_group_count: int = 1,
+    use_bias: bool = True,
+    name: str | None = None,
+  ) -> Layer:
+    """Returns a layer that maps [batch, height, width, in] to `features` channels."""
+
+
+class MakeLayer(Protocol):
+  """Makes a layer with all parameters bound, such as BatchNorm and ReLU."""
+
+  def __call__(self, *, name: str | None = None) -> Layer:
+    """Returns a layer that keeps the shape of its input."""
 
 
 class Convolution(nn.Module, kw_only=True):
-  """What all types have in common.
+  """Base of the types of convolution.
 
   Attributes:
     features: number of output channels.
     strides: rows and columns from one output to the next.
     padding: "SAME" or "VALID".
-    conv: makes an `nn.Conv`; bind dtype, bias and initialisation here.
+    conv: makes an `nn.Conv`, with dtype, bias and initialisation bound.
   """
 
   features: int
   strides: tuple[int, int] = (1, 1)
   padding: str = "SAME"
-  conv: ModuleDef = nn.Conv
+  conv: MakeConv = nn.Conv
 
   def split(self, parts: int) -> int:
-    """Output channels of each of `parts` equal branches or groups.
+    """Returns the number of output channels of each of `parts` branches or groups.
 
     Raises:
       ValueError: `features` is not divisible by `parts`.
@@ -45,7 +71,7 @@ class Convolution(nn.Module, kw_only=True):
 
 
 class Plain(Convolution):
-  """A convolution: every output sees every input channel of its window.
+  """A convolution in which every output depends on all input channels in its window.
 
   y[i, j, o] = sum over (u, v, c) of k[u, v, c, o] x[i+u, j+v, c].
   LeCun et al. 1998, "Gradient-based learning applied to document recognition".
@@ -85,7 +111,8 @@ class SpatiallySeparable(Convolution):
 
   Attributes:
     kernel_size: k.
-    between: makes a module applied between the two, such as BatchNorm and ReLU.
+    between: makes a layer applied between the two, such as BatchNorm and ReLU; none by
+      default.
 
   >>> import jax
   >>> layer = SpatiallySeparable(features=64)
@@ -95,7 +122,7 @@ class SpatiallySeparable(Convolution):
   """
 
   kernel_size: int = 3
-  between: ModuleDef | None = None
+  between: MakeLayer | None = None
 
   @nn.compact
   def __call__(self, x):
@@ -120,7 +147,7 @@ class SpatiallySeparable(Convolution):
 
 
 class DepthwiseSeparable(Convolution):
-  """One filter per input channel, then a 1 x 1 convolution across channels.
+  """A depthwise convolution, then a 1 x 1 convolution across channels.
 
   z[i, j, c] = sum over (u, v) of d[u, v, c] x[i+u, j+v, c]
   y[i, j, o] = sum over c of p[c, o] z[i, j, c].
@@ -155,14 +182,14 @@ class DepthwiseSeparable(Convolution):
 
 
 class Grouped(Convolution):
-  """Channels in groups; an output sees only its own group's input channels.
+  """A grouped convolution: outputs depend on the input channels of their group only.
 
   y[i, j, o] = sum over (u, v, c in group(o)) of k[u, v, c, o] x[i+u, j+v, c].
   Krizhevsky et al. 2012; Xie et al. 2017, "Aggregated residual transformations".
   Parameters: kh * kw * in * features / groups.
 
   Attributes:
-    groups: number of groups; divides the input channels and `features`.
+    groups: number of groups, which must divide the input channels and `features`.
     kernel_size: rows and columns of the window.
 
   Raises:
@@ -199,18 +226,19 @@ class Grouped(Convolution):
 
 
 class FilterGroups(Convolution):
-  """Parallel filter groups of several kernel sizes, each seeing all channels.
+  """Parallel convolutions of several kernel sizes, each over all input channels.
 
   y = concat over s of (k_s * x), k_s: s x s with features / len(kernel_sizes) outputs.
   Szegedy et al. 2015, "Going deeper with convolutions" (its parallel branches).
   Parameters: in * features / len(kernel_sizes) * sum of s * s.
-  Needs padding "SAME": otherwise the branches differ in size.
+  Padding must be "SAME", because the outputs of the branches would differ in size.
 
   Attributes:
-    kernel_sizes: one branch for each side length.
+    kernel_sizes: side lengths s of the kernels, with one branch for each.
 
   Raises:
-    ValueError: `features` not divisible by the branches, or padding not "SAME".
+    ValueError: `features` is not divisible by the number of branches, or the padding is
+      not "SAME".
 
   >>> import jax
   >>> layer = FilterGroups(features=128)
@@ -240,19 +268,20 @@ class FilterGroups(Convolution):
 
 
 class DilatedBranches(Convolution):
-  """Parallel convolutions of several dilation rates, each seeing all channels.
+  """Parallel convolutions of several dilation rates, each over all input channels.
 
   y = concat over d of y_d, y_d[i, j, o] = sum of k_d[u, v, c, o] x[i+d*u, j+d*v, c].
   Yu and Koltun 2016, "Multi-scale context aggregation by dilated convolutions".
-  Parameters: kh * kw * in * features, whatever the rates.
-  Needs padding "SAME": otherwise the branches differ in size.
+  Parameters: kh * kw * in * features, for any rates.
+  Padding must be "SAME", because the outputs of the branches would differ in size.
 
   Attributes:
-    dilations: one branch for each rate.
+    dilations: dilation rates d, with one branch for each.
     kernel_size: rows and columns of each window, before dilation.
 
   Raises:
-    ValueError: `features` not divisible by the branches, or padding not "SAME".
+    ValueError: `features` is not divisible by the number of branches, or the padding is
+      not "SAME".
 
   >>> import jax
   >>> layer = DilatedBranches(features=128)
@@ -284,8 +313,9 @@ class DilatedBranches(Convolution):
 
 
 def _require_same(layer: Convolution) -> None:
+  """Raises ValueError unless the padding is "SAME"."""
   if layer.padding != "SAME":
     raise ValueError(
       f"{type(layer).__name__}: padding={layer.padding!r} must be 'SAME', "
-      "so that its branches agree in size"
+      "so that its branches have the same size"
     )

@@ -2,21 +2,21 @@
 
 
 class UserError(ValueError):
-  """Something the user can put right: `main` prints its one line and exits with 2.
+  """A mistake that the user can correct: commands print its one line and exit with 2.
 
   The message names the field or file, its value, what is allowed and what to do next.
   """
 
 
 class Diverged(ArithmeticError):
-  """A loss or a parameter is not finite: `main` prints one line and exits with 1."""
+  """A number of the run is not finite: commands print one line and exit with 1."""
 
 
 class Stopped(Exception):
-  """A run has been asked to stop, and has saved what it had.
+  """A run was asked to stop, and has saved its state.
 
   Attributes:
-    signal: number of the one that asked.
+    signal: number of the signal that asked.
   """
 
   def __init__(self, signal: int):

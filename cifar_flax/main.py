@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
   parser.add_argument("--mode", default="train", help="train (default) or eval")
   parser.add_argument(
-    "--checkpoint", default="best", help="which one --mode=eval takes: best or last"
+    "--checkpoint",
+    default="best",
+    help="the one that --mode=eval evaluates: best or last",
   )
   parser.add_argument(
     "--distributed",
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
-  """The config, the run directory and the flags that a command line asks for.
+  """Parses a command line into the config, the run directory and the flags.
 
   Raises:
     UserError: one line naming the field, its value and what is allowed.
@@ -55,7 +57,7 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
 
 
 def _folder(given: str | None, default: str) -> pathlib.Path:
-  """The run directory, if a folder is there or can be made."""
+  """Returns the run directory; raises UserError if it cannot be a folder."""
   path = pathlib.Path(default if given is None else given)
   if given == "":
     raise UserError(f"--workdir='': must name a folder; without it, {default}")
@@ -65,12 +67,12 @@ def _folder(given: str | None, default: str) -> pathlib.Path:
   return path
 
 
-def run(argv: list[str], began: float, stop: signals.Watch) -> None:
-  """Does what a command line asks for.
+def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
+  """Trains or evaluates as a command line says.
 
   Args:
     argv: the arguments.
-    began: when the program did, by `time.monotonic`.
+    start_time: of the program, by `time.monotonic`.
     stop: where signals arrive.
   """
   config, workdir, flags = parse(argv)
@@ -88,32 +90,32 @@ def run(argv: list[str], began: float, stop: signals.Watch) -> None:
   if flags.distributed is not None:
     processes.initialize(flags.distributed)
   if flags.mode == "train":
-    train.train_and_evaluate(config, workdir, began=began, stop=stop)
+    train.train_and_evaluate(config, workdir, start_time=start_time, stop=stop)
   else:
     print(train.evaluate_checkpoint(config, workdir, flags.checkpoint))
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns the exit code of `command_line.report`, or 1 for a lost process."""
-  began = time.monotonic()
+  start_time = time.monotonic()
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   argv = sys.argv[1:] if argv is None else argv
   try:
     with signals.Watch() as stop:
-      run(argv, began, stop)
-    processes.part()
+      run(argv, start_time, stop)
+    processes.wait_for_all()
     return 0
   except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
     if isinstance(error, Diverged | Stopped):  # so it is in all processes
-      processes.part()
+      processes.wait_for_all()
     code = command_line.report(error)
   except RuntimeError as error:
-    if not processes.is_loss(error):
+    if not processes.is_lost_process(error):
       raise
-    print(processes.loss(str(error)), file=sys.stderr)
+    print(processes.lost_process_message(str(error)), file=sys.stderr)
     code = 1
-  if processes.joined():
-    processes.leave(code)
+  if processes.is_distributed():
+    processes.exit_at_once(code)
   return code
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimizers, from a config: Optax, and Keras' Adam."""
+"""Makes schedules and optimizers from a config: Optax's, and Keras' Adam."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ def keras_staircase(
   minimum: float,
   num_epochs: int,
 ) -> np.ndarray:
-  """The learning rate of each epoch, as the published callback set it.
+  """Returns the learning rate of each epoch, as the published callback set it.
 
   At the beginning of epoch 1 + k * epochs_per_decay, k >= 1, the rate becomes
   round(max(decay_rate * float32(rate), minimum), 10), at any other epoch
@@ -38,7 +38,7 @@ def keras_staircase(
 
 
 def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
-  """The learning rate as a function of the number of updates made.
+  """Returns the learning rate as a function of the number of updates made.
 
   After n steps of warm-up, `constant` stays at the peak, `staircase` is
   `keras_staircase`, `cosine` and `one_cycle` (Smith and Topin 2018,
@@ -75,14 +75,14 @@ def create_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 
 def _warmed_up(schedule: optax.Schedule, num_steps: int) -> optax.Schedule:
-  """`schedule`, times 1/n, 2/n, ... 1 in the first n = `num_steps` steps."""
+  """Multiplies the first n = `num_steps` rates of a schedule by 1/n, 2/n, ... 1."""
   if not num_steps:
     return schedule
   return lambda step: schedule(step) * jnp.minimum((step + 1) / num_steps, 1.0)
 
 
 class KerasAdamState(NamedTuple):
-  """Number of updates made, and the moving averages of gradient and square."""
+  """The number of updates made, and the moving averages of gradient and square."""
 
   step: jax.Array
   mu: optax.Updates
@@ -120,7 +120,7 @@ def scale_by_keras_adam(
 
 
 def decayed(params):
-  """Which parameters weight decay takes hold of: kernels, no bias, no BatchNorm."""
+  """Returns which parameters weight decay applies to: kernels only."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key == "kernel", params
   )
@@ -129,7 +129,7 @@ def decayed(params):
 def create_optimizer(
   config: Config, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """`keras_adam`, `adam` or `sgd`; weight decay is decoupled (AdamW's, SGDW's)."""
+  """Makes `keras_adam`, `adam` or `sgd`, with decoupled weight decay (AdamW, SGDW)."""
   optimizer = config.optimizer
   if optimizer.name == "keras_adam":
     scale = scale_by_keras_adam(optimizer.b1, optimizer.b2, optimizer.epsilon)

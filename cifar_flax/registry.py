@@ -51,6 +51,6 @@ FOLDER = "folder:"  # before a path: pictures, in a folder for each class
 
 
 def lookup(entry: str) -> Any:
-  """The object that a registry's `module:attribute` names."""
+  """Returns the object that a `module:attribute` names."""
   module, _, attribute = entry.partition(":")
   return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""The training step, and many of them in one call to the devices.
+"""The training step, and a loop that makes many of them in one call to the devices.
 
 One call to the devices is many steps: `jax.pmap` around a loop over the steps, with
 the images resident. The state is the same on every device and is donated; the one
@@ -28,20 +28,20 @@ AXIS = "devices"
 
 @flax.struct.dataclass
 class Metrics(clu_metrics.Collection):
-  """Sums of loss and accuracy over the images seen so far, and their number."""
+  """Sums of loss and accuracy over the images seen so far, with their number."""
 
   loss: clu_metrics.Average.from_output("losses")  # type: ignore[valid-type]
   accuracy: clu_metrics.Accuracy
 
   def means(self) -> dict[str, float]:
-    """The means as Python numbers, rounded once; waits for the devices."""
+    """Returns the means as Python floats; waits for the devices."""
     sums: dict[str, Any] = {"loss": self.loss, "accuracy": self.accuracy}
     return {name: float(s.total) / float(s.count) for name, s in sums.items()}
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that a step changes; with the config, all that a run is.
+  """Everything that a step changes. Config and state together determine a run.
 
   Attributes:
     step: updates made, int32.
@@ -62,12 +62,11 @@ class TrainState:
 
 @flax.struct.dataclass
 class Health:
-  """Which numbers of a state are finite, as one call to the devices finds them.
+  """Which numbers are finite after one call to the devices.
 
   Attributes:
-    finite_step: updates made, of this call's last update whose loss, and that of all
-      updates before it in the call, was finite; the updates before the call if its
-      first loss was not. int32.
+    finite_step: updates made up to the last one before the first loss that is not
+      finite; all updates if every loss of the call is. int32.
     params: whether all parameters are finite after the call's last update, bool.
     averages: the same for BatchNorm's, the optimizer's and the weights' averages.
   """
@@ -78,7 +77,7 @@ class Health:
 
 
 def parameter_dtype(config: Config):
-  """Type of parameters, pixels and sums: `config.model.dtype`, at least float32."""
+  """Returns the type of parameters, pixels and sums: the config's, at least float32."""
   return jnp.promote_types(config.model.dtype, jnp.float32)
 
 
@@ -88,14 +87,17 @@ def create_state(
   tx: optax.GradientTransformation,
   image_shape: tuple[int, ...],
 ) -> TrainState:
-  """The state before the first step, a function of `config.seed`, in host memory."""
+  """Returns the state before the first step, in host memory.
+
+  It is a function of the config, `config.seed` included.
+  """
   dtype = parameter_dtype(config)
 
   def initial_state(seed) -> TrainState:
     images = jnp.zeros((1, *image_shape), dtype)
     variables = network.init(jax.random.key(seed), images, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    # Flax makes float32 averages, whatever the parameters are.
+    # Flax makes float32 averages even where the parameters are float64.
     batch_stats = jax.tree.map(lambda average: average.astype(dtype), batch_stats)
     averages = {"params": params, "batch_stats": batch_stats}
     return TrainState(
@@ -110,14 +112,14 @@ def create_state(
   options: Mapping[str, str] = {}
   if jax.default_backend() == "cpu":  # the same bits, compiled in a fifth of the time
     options = compiler.supported({"xla_backend_optimization_level": "0"})
-  # The seed is an argument, so that all seeds share what the compilation cache keeps.
+  # The seed is an argument, so that all seeds share one compiled program.
   state = jax.jit(initial_state, compiler_options=dict(options))(np.int32(config.seed))
-  # Donation forbids that two of its arrays share a buffer, as zeros and copies may.
+  # No two arrays may share a buffer, since the state is donated; zeros may share one.
   return jax.tree.map(np.array, state)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-  """Cross-entropy of each example, [batch], in at least float32.
+  """Returns the cross-entropy of each example, [batch], in at least float32.
 
   Args:
     logits: [batch, classes].
@@ -131,22 +133,17 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
   )
 
 
-def _pixels(images: jax.Array, config: Config) -> jax.Array:
-  """Bytes, one image a row or as they are, to images of numbers in [0, 1].
-
-  Wider than bfloat16, for augmentation's sake.
-  """
-  if images.ndim == 2:
-    images = images.reshape(len(images), *IMAGE_SHAPE)
-  return images.astype(parameter_dtype(config)) / 255
+def _images(images: jax.Array) -> jax.Array:
+  """Reshapes images that are stored one per row; returns others as they are."""
+  return images.reshape(len(images), *IMAGE_SHAPE) if images.ndim == 2 else images
 
 
 def _metrics(logits, labels, losses, mask=None) -> Metrics:
-  """Sums over all devices; `mask` [batch] is 0 for what does not count."""
+  """Returns the sums over all devices; `mask` [batch] is 0 for examples to ignore."""
   sums = Metrics.single_from_model_output(
     logits=logits, labels=labels, losses=losses, mask=mask
   )
-  # The counter of merges is not a sum over devices.
+  # clu counts merges; that count must not depend on the number of devices.
   sums = jax.lax.psum(sums, AXIS).replace(_reduction_counter=sums._reduction_counter)
   return jax.tree.map(lambda s, zero: s.astype(zero.dtype), sums, Metrics.empty())
 
@@ -169,11 +166,13 @@ def make_train_step(
     whether the step's loss is, on any device.
   """
   apply: Callable = network.apply
+  dtype = parameter_dtype(config)  # wider than bfloat16, for augmentation's sake
 
   def train_step(state: TrainState, images, labels, indices):
     example_keys = ops.example_keys(config.seed, state.step, indices)
-    x = _pixels(images[indices], config)
-    x = augmentation.augment(x, example_keys, config.augmentation)
+    x = augmentation.training_view(
+      _images(images[indices]), example_keys, config.augmentation, dtype
+    )
     y = labels[indices]
 
     def loss_fn(params):
@@ -215,11 +214,11 @@ def make_train_step(
 
 
 def ema_weight(step: jax.Array, decay: float) -> jax.Array:
-  """The share of the newest value in a debiased moving average.
+  """Returns the weight of the newest value in a debiased moving average.
 
   With w = (1 - decay) / (1 - decay^t), the average e += w (x - e) is the mean of
-  x_1 ... x_t in which x_i weighs decay^(t - i): nothing is left of its initial value.
-  That is Adam's correction (Kingma and Ba 2015, section 3), made at each update.
+  x_1 ... x_t in which x_i weighs decay^(t - i): the initial value has no weight.
+  This is Adam's bias correction (Kingma and Ba 2015, section 3), made at each update.
 
   Args:
     step: t, updates made, this one included; int32.
@@ -232,14 +231,18 @@ def ema_weight(step: jax.Array, decay: float) -> jax.Array:
 
 
 def make_eval_step(config: Config, network: models.Network, flip: bool) -> Callable:
-  """Returns `eval_step(variables, images, labels, indices, mask) -> Metrics`.
+  """Makes the evaluation step of one device.
 
-  With `flip`, probabilities are the mean of those of the image and its mirror image.
+  With `flip`, it averages the probabilities of an image and of its mirror image.
+
+  Returns:
+    `eval_step(variables, images, labels, indices, mask) -> Metrics`.
   """
   apply: Callable = network.apply
+  dtype = parameter_dtype(config)
 
   def eval_step(variables, images, labels, indices, mask) -> Metrics:
-    x = _pixels(images[indices], config)
+    x = augmentation.pixels(_images(images[indices]), dtype)
     y = labels[indices]
     logits = apply(variables, x, train=False)
     if flip:
@@ -258,7 +261,17 @@ def map_over_devices(
   donate: int | tuple[int, ...] = (),
   compiler_options: Mapping[str, str] | None = None,
 ) -> Callable:
-  """`jax.pmap`, its last `num_mapped` arguments split over devices, the others not."""
+  """Maps a function over devices with `jax.pmap`.
+
+  Args:
+    function: takes arrays; its results must be the same on all devices.
+    devices: to map over, of all processes.
+    num_mapped: how many of the last arguments are split over the devices along their
+      first axis; the others are replicated.
+    donate: positions of arguments whose buffers the result may reuse.
+    compiler_options: of XLA; `jax.pmap` takes none, so `jax.jit` and `jax.shard_map`
+      do the same if some are given.
+  """
   num_replicated = len(inspect.signature(function).parameters) - num_mapped
   if not compiler_options:
     return jax.pmap(
@@ -270,7 +283,6 @@ def map_over_devices(
       donate_argnums=donate,
     )
 
-  # `jax.pmap` takes no options for the compiler. This is the same, and takes them.
   def of_one_device(*arguments):
     pieces = (piece[0] for piece in arguments[num_replicated:])
     return function(*arguments[:num_replicated], *pieces)
@@ -306,12 +318,12 @@ def _mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-  """Puts the same arrays on every device, as `map_over_devices` returns them."""
+  """Copies arrays to every device, with the sharding `map_over_devices` returns."""
   return jax.device_put(tree, jax.NamedSharding(_mesh(devices), jax.P()))
 
 
 class Program:
-  """What a config makes of the devices: the network, the optimizer, two functions.
+  """A config's network and optimizer, and its compiled steps on given devices.
 
   Attributes:
     network, tx, schedule: from the config.
@@ -323,7 +335,7 @@ class Program:
       differently compiles nothing again and changes no bit.
     eval_steps: (sums, variables, images, labels, num_steps, indices, mask) -> sums, of
       `Metrics`.
-    flip_eval_steps: the same, each image with its mirror image.
+    flip_eval_steps: the same with the mirror image of each image, as `make_eval_step`.
   """
 
   def __init__(

@@ -18,7 +18,7 @@ def train_and_evaluate(
   config: Config,
   workdir: pathlib.Path,
   watchers: Sequence[observers.Observer] | None = None,
-  began: float | None = None,
+  start_time: float | None = None,
   stop: signals.Watch | None = None,
 ) -> dict[str, Any]:
   """Trains as the config says, or resumes the run in `workdir`.
@@ -26,8 +26,8 @@ def train_and_evaluate(
   Args:
     config: of the run.
     workdir: its run directory; made if absent.
-    watchers: told of everything; `observers.create(began=began)` by default.
-    began: when the program did, by `time.monotonic`, to say how long it took to start.
+    watchers: the observers; by default `observers.create(start_time=start_time)`.
+    start_time: of the program, by `time.monotonic`, to say how long it took to start.
     stop: where signals arrive; without it, they are left alone.
 
   Returns:
@@ -39,7 +39,7 @@ def train_and_evaluate(
     Diverged: a loss, a parameter or a moving average is not finite; no checkpoint has
       it.
     Stopped: a signal asked for it; everything is saved.
-    OSError: something can't be written; the checkpoints before it are whole.
+    OSError: a file cannot be written; the checkpoints before it are intact.
   """
   writes = jax.process_index() == 0  # the other processes compute the same
   folder = workdir / "checkpoints"
@@ -52,9 +52,9 @@ def train_and_evaluate(
       logging.warning("%s: has finished all of its epochs", workdir)
       return before
     if watchers is None:
-      watchers = observers.create(began=began)
-    everyone = observers.Everyone(watchers if writes else [])
-    stack.callback(everyone.close)
+      watchers = observers.create(start_time=start_time)
+    group = observers.ObserverGroup(watchers if writes else [])
+    stack.callback(group.close)
     saver = Saver(folder, config, trainer.snapshot, stop or signals.Watch(), writes)
 
     def after_each(calls: Iterator[observers.Progress]) -> observers.Progress | None:
@@ -62,19 +62,19 @@ def train_and_evaluate(
       progress = None
       for progress in calls:
         saver.after_call(trainer.updates)
-        everyone.progress(progress)
+        group.progress(progress)
       return progress
 
-    everyone.start(trainer.describe(workdir))
+    group.start(trainer.describe(workdir))
     while not trainer.is_complete():
       after_each(trainer.train_epoch())
       evaluated = after_each(trainer.evaluate()) if trainer.evaluates() else None
       row = trainer.finish_epoch(evaluated)
       saver.after_epoch(trainer.history, trainer.updates)
-      everyone.epoch(row)
+      group.epoch(row)
     flipped = after_each(trainer.evaluate(flip=True)) if config.eval_flip else None
     summary = trainer.summary(flipped)
-    everyone.finish(summary)
+    group.finish(summary)
   return summary
 
 

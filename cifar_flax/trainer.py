@@ -1,4 +1,4 @@
-"""A run in memory: data and state on the devices, an epoch or evaluation at a time."""
+"""A run in memory: trains an epoch, or evaluates, with all data on the devices."""
 
 import pathlib
 import time
@@ -15,21 +15,22 @@ from cifar_flax.errors import Diverged, UserError
 from cifar_flax.run import checkpoints, directory, processes, provenance
 from cifar_flax.run.observers.base import Progress, Run
 
-# Steps in one call to the device where the config leaves it open: a few on a CPU,
-# where a step takes a large part of a second, an epoch elsewhere.
+# Most steps in one call to the devices, where the config does not set it: a few on a
+# CPU, where a step takes a large part of a second, and an epoch elsewhere.
 STEPS_PER_DISPATCH = {"cpu": 8}
-# About as long a call may take: what wants to stop a run waits for its end.
+# About how long a call may take, since a request to stop waits for its end.
 SECONDS_PER_DISPATCH = 2.0
 
 
-class Pace:
-  """How many steps the next call to the devices makes.
+class CallLength:
+  """Chooses how many steps the next call to the devices makes.
 
-  One step first, as it compiles, and what can go wrong does so at once; one more to
-  see how long a step takes; then as many as `SECONDS_PER_DISPATCH` allows.
+  The first call compiles and makes one step, so that errors appear at once. The second
+  makes one step to measure its time. The following ones make as many steps as fit into
+  `SECONDS_PER_DISPATCH`.
 
   Attributes:
-    most: steps of a call.
+    most: the largest number of steps in a call.
   """
 
   def __init__(self, most: int):
@@ -37,12 +38,12 @@ class Pace:
     self._calls, self._seconds_per_step = 0, float("inf")
 
   def steps(self) -> int:
-    """At least one."""
+    """Returns the number of steps of the next call, at least one."""
     allowed = SECONDS_PER_DISPATCH / max(self._seconds_per_step, 1e-9)
     return max(1, int(min(allowed, self.most)))
 
   def took(self, num_steps: int, seconds: float) -> None:
-    """What a call took."""
+    """Records how long a call took."""
     if self._calls:
       self._seconds_per_step = seconds / num_steps
     self._calls += 1
@@ -85,10 +86,10 @@ class Trainer:
       config, self.program.network, self.program.tx, image_shape
     )
     self.record = directory.Record()
-    self._trains = False  # whether this process is one of the record's parts
+    self._trains = False  # whether this process has added its part to the record
     self._epoch_started: float | None = None
-    self._paces: dict[str, Pace] = {}
-    # An image a row: a TPU would copy them all to fill up axes as short as 3 channels.
+    self._call_lengths: dict[str, CallLength] = {}
+    # One image per row: a TPU would copy all images to pad an axis of 3 channels.
     self._train, self._eval = (
       steps.replicate((_rows(split.images), split.labels), self.devices)
       for split in (self.dataset.train, self.dataset.eval)
@@ -132,7 +133,7 @@ class Trainer:
     content: dict[str, Any] | None,
     may_differ: Sequence[str] = (),
   ) -> None:
-    """Takes the state and history of a checkpoint, if there is one, to the devices.
+    """Restores a checkpoint, if one is given, and copies the state to the devices.
 
     Args:
       content: of the checkpoint file.
@@ -200,18 +201,18 @@ class Trainer:
     return row
 
   def _reopen_epoch(self) -> None:
-    """Takes back the end of the last epoch: `num_epochs` was lowered, it is the end."""
+    """Reopens the last epoch, to evaluate it: `num_epochs` was lowered to it."""
     row = self.history.pop()
     images = self.program.steps_per_epoch * self.config.batch_size
     self.record.epoch_seconds = row["seconds"]
     self.record.training_seconds = images / row["images_per_second"]
 
   def is_complete(self) -> bool:
-    """Whether all epochs are finished."""
+    """Returns whether all epochs are finished."""
     return len(self.history) == self.config.num_epochs
 
   def evaluates(self) -> bool:
-    """Whether the epoch after those in `history` ends with an evaluation."""
+    """Returns whether the epoch after those in `history` ends with an evaluation."""
     epoch, every = len(self.history) + 1, self.config.eval_every
     return epoch == self.config.num_epochs or (every > 0 and epoch % every == 0)
 
@@ -221,7 +222,7 @@ class Trainer:
     return int(self.state.step)
 
   def describe(self, workdir: pathlib.Path) -> Run:
-    """What observers are told of the run when it starts or is resumed."""
+    """Returns what observers are told when the run starts or is resumed."""
     return Run(
       config=self.config,
       workdir=workdir,
@@ -233,7 +234,7 @@ class Trainer:
     )
 
   def summary(self, flipped: Progress | None) -> dict[str, Any]:
-    """The content of `summary.json`, once the run is complete.
+    """Returns the content of `summary.json`, once the run is complete.
 
     Args:
       flipped: the end of the evaluation with mirror images, if there was one.
@@ -243,12 +244,12 @@ class Trainer:
     )
 
   def snapshot(self) -> bytes:
-    """The bytes of a checkpoint file."""
+    """Returns the bytes of a checkpoint file."""
     self.epoch_seconds()
     return directory.snapshot(self.state, self.config, self.dataset.info, self.record)
 
   def parameters(self) -> tuple[int, int]:
-    """Number of parameters: in total, moving averages included; trainable."""
+    """Returns the number of parameters: all (with moving averages), and trainable."""
     trainable, averages = (
       sum(leaf.size for leaf in jax.tree.leaves(tree))
       for tree in (self.state.params, self.state.batch_stats)
@@ -256,7 +257,7 @@ class Trainer:
     return trainable + averages, trainable
 
   def train_epoch(self) -> Iterator[Progress]:
-    """Makes the updates that are left of the epoch after those in `history`.
+    """Makes the remaining updates of the epoch after those in `history`.
 
     Yields:
       After every call to the devices, how far the epoch is; loss and accuracy are means
@@ -290,11 +291,11 @@ class Trainer:
       self.record.training_seconds = self.epoch_seconds()
 
   def steps_into_epoch(self) -> int:
-    """Updates made since the last epoch in `history`: up to all of an epoch's."""
+    """Returns the updates made since the last epoch in `history`."""
     return self.updates - len(self.history) * self.program.steps_per_epoch
 
   def _check(self, health: steps.Health, num_steps: int) -> None:
-    """Waits for the devices; raises Diverged if a call left anything not finite."""
+    """Raises Diverged if a call left anything that is not finite; waits for it."""
     step, finite = self.updates, int(health.finite_step)
     if finite < step:
       what = f"the loss of step {finite + 1} is not finite"
@@ -314,7 +315,7 @@ class Trainer:
     """Evaluates the state on the evaluation split, every image counted once.
 
     Args:
-      flip: answers are the mean of those to the image and to its mirror image.
+      flip: averages the probabilities of each image and its mirror image.
 
     Yields:
       After every call to the devices, how far the evaluation is; the last one has loss
@@ -342,17 +343,17 @@ class Trainer:
       )
 
   def evaluation(self, flip: bool = False) -> Progress:
-    """The end of `evaluate`: loss and accuracy of the whole split."""
+    """Evaluates and returns loss and accuracy of the whole split."""
     *_, last = self.evaluate(flip)
     return last
 
   def _calls(
     self, phase: str, first: int, *arrays: np.ndarray
   ) -> Iterator[tuple[np.int32, list[np.ndarray]]]:
-    """Cuts [devices, steps, batch] arrays into pieces of one shape, filled up with 0.
+    """Cuts [devices, steps, batch] arrays into calls of one shape, padded with 0.
 
     Args:
-      phase: "train" or "evaluate"; each has its own pace.
+      phase: "train" or "evaluate"; each has calls of its own length.
       first: the step to begin with.
       *arrays: over all devices.
 
@@ -364,22 +365,22 @@ class Trainer:
     num_steps: int = arrays[0].shape[1]
     platform = self.devices[0].platform
     size = self.config.steps_per_dispatch or STEPS_PER_DISPATCH.get(platform, num_steps)
-    pace = self._paces.setdefault(phase, Pace(min(size, num_steps)))
+    length = self._call_lengths.setdefault(phase, CallLength(min(size, num_steps)))
     while first < num_steps:
-      # Clocks differ: processes that made other numbers of steps would wait for ever.
-      count = min(processes.agreed(pace.steps()), num_steps - first)
+      # Clocks differ between processes, which must make the same number of steps.
+      count = min(processes.agreed(length.steps()), num_steps - first)
       if phase == "train" and (interval := self.config.checkpoint.every_steps):
         count = min(count, interval - self.updates % interval)
-      padding = [(0, 0), (0, pace.most - count), (0, 0)]
+      padding = [(0, 0), (0, length.most - count), (0, 0)]
       pieces = [np.pad(array[mine, first : first + count], padding) for array in arrays]
-      began = time.monotonic()
+      started = time.monotonic()
       yield np.int32(count), pieces
-      pace.took(count, time.monotonic() - began)
+      length.took(count, time.monotonic() - started)
       first += count
 
 
 def check_divisible(batch_size: int, num_devices: int) -> None:
-  """Raises UserError if the devices can't share a batch equally."""
+  """Raises UserError if a batch cannot be divided equally among the devices."""
   if batch_size % num_devices:
     near = max(1, round(batch_size / num_devices)) * num_devices
     raise UserError(

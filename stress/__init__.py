@@ -1,1 +1,1 @@
-"""What a run survives: python -m stress, or make stress."""
+"""Fault-injection experiments on training runs: `python -m stress` or `make stress`."""

@@ -1,4 +1,6 @@
-"""Kills, damages and starves small runs, and says what was lost.
+"""Kills, damages and starves small training runs and reports what was lost.
+
+Prints a Markdown table with one row per experiment. For example:
 
 make stress KILLS=20 ONLY=kills,damage OUTPUT=stress.md
 """
@@ -15,7 +17,7 @@ from collections.abc import Callable
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-from stress import bad_input, devices, files, processes, stops, untrusted
+from stress import devices, files, processes, stops, untrusted
 from stress.lab import Lab, Row
 
 EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
@@ -28,8 +30,6 @@ EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
   "two_writers": files.two_writers,
   "another_config": files.another_config,
   "divergence": stops.divergence,
-  "command_lines": bad_input.command_lines,
-  "bad_data": bad_input.data,
   "same_seed": devices.same_seed,
   "numbers_of_devices": devices.numbers_of_devices,
   "restored_on_others": devices.restored_on_others,
@@ -40,18 +40,30 @@ EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
 
 
 def main() -> int:
-  """Runs the experiments; returns 1 if one of them found what must not be."""
+  """Runs the chosen experiments; returns 1 if one of them failed, else 0."""
   parser = argparse.ArgumentParser(prog="python -m stress", description=__doc__)
-  parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
+  parser.add_argument(
+    "--kills",
+    type=int,
+    default=20,
+    help="minimum number of SIGKILLs in `kills`, even (default: %(default)s)",
+  )
   names = ["kills", *EXPERIMENTS]
-  parser.add_argument("--only", default=",".join(names), help="default: all")
-  parser.add_argument("--output", help="Markdown file for the table")
+  parser.add_argument(
+    "--only",
+    default=",".join(names),
+    help="experiments to run, separated by commas (default: all)",
+  )
+  parser.add_argument("--output", help="Markdown file to which the table is written")
   flags = parser.parse_args()
   chosen = flags.only.split(",")
   if unknown := set(chosen) - set(names):
-    parser.error(f"--only: {', '.join(sorted(unknown))}: must be of {', '.join(names)}")
+    parser.error(
+      f"--only={flags.only}: no experiment is called {', '.join(sorted(unknown))}; "
+      f"choose from {', '.join(names)}"
+    )
   experiments = EXPERIMENTS | {"kills": lambda lab: stops.kills(lab, flags.kills)}
-  lines = [*_header(), "| what was done | times | what was found | as it must be |"]
+  lines = [*_header(), "| experiment | times | result | passed |"]
   lines += ["|---|---|---|---|"]
   print("\n".join(lines), flush=True)
   failed = 0

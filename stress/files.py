@@ -1,4 +1,4 @@
-"""Damaged checkpoints, disks that refuse, a second writer, another config."""
+"""Experiments on files: damaged checkpoints, full disks, two writers, other configs."""
 
 import os
 import pathlib
@@ -24,18 +24,23 @@ def _flip(path: pathlib.Path) -> None:
 
 
 def damage(lab: Lab) -> list[Row]:
-  """Of the newest checkpoint, and of all."""
+  """Checks that a run survives damage to its newest checkpoint, but not to all of them.
+
+  With the newest damaged it falls back to the one before and ends bit-equal to the
+  unbroken run. With all damaged it exits with code 2 and an error message.
+  """
   lab.complete(reference := lab.new("unbroken"))
   expected, found = outcome(reference), []
   for name, harm in DAMAGES.items():
     lab.complete(workdir := lab.new("damaged"), num_epochs="4")
-    harm(checkpoints(workdir)[0])
+    newest = checkpoints(workdir)[0]
+    harm(newest)
     (workdir / "summary.json").unlink()
     code, error = lab.finish(lab.command(workdir))
-    said = [line for line in error.splitlines() if "trying the one before" in line]
+    warnings = [line for line in error.splitlines() if newest.name in line]
     same = code == 0 and outcome(workdir) == expected
-    good = same and len(said) == (0 if name == "removed" else 1)
-    text = f"{'; '.join(said)[-70:] or 'nothing said'}; then {verdict(same)}"
+    good = same and len(warnings) == (0 if name == "removed" else 1)
+    text = f"{'; '.join(warnings)[-70:] or 'no warning'}; then {verdict(same)}"
     found.append(Row(f"newest checkpoint {name}", 1, text, good))
     for path in checkpoints(workdir):
       harm(path)
@@ -50,7 +55,7 @@ def damage(lab: Lab) -> list[Row]:
 
 
 def full_disk(lab: Lab, sizes: int = 12) -> list[Row]:
-  """Files may grow to one size after the other, from nothing to more than needed."""
+  """Checks runs whose files may not exceed a size, for limits from 0 bytes upwards."""
   lab.complete(reference := lab.new("unbroken"))
   expected, largest = outcome(reference), checkpoints(reference)[0].stat().st_size
   problems, refused = [], 0
@@ -73,14 +78,14 @@ def full_disk(lab: Lab, sizes: int = 12) -> list[Row]:
       problems.append(f"limit {limit}: an earlier checkpoint is gone")
     lab.complete(workdir)
     if outcome(workdir) != expected:
-      problems.append(f"limit {limit}: another result afterwards")
-  text = f"{refused} times a line with the path, exit code 1; then bit-equal"
+      problems.append(f"limit {limit}: the resumed run has another result")
+  text = f"{refused} failed with a line with the path, exit code 1; then bit-equal"
   text = problems[0] if problems else text
   return [Row("file size limits, at each write", len(limits), text, not problems)]
 
 
 def small_disk(lab: Lab) -> list[Row]:
-  """A file system in memory that is too small, then read-only, then large enough."""
+  """Checks a run on a tmpfs that is too small, then read-only, then large enough."""
   lab.complete(reference := lab.new("unbroken"))
   expected, largest = outcome(reference), checkpoints(reference)[0].stat().st_size
   problems: list[str] = []
@@ -88,26 +93,26 @@ def small_disk(lab: Lab) -> list[Row]:
     workdir = lab.new("mounted")
     workdir.mkdir()
     if not _mount(f"size={kib}k", workdir):
-      return [Row("a small tmpfs", 0, "left out: mounting one needs root", True)]
+      return [Row("a small tmpfs", 0, "skipped: mounting a tmpfs needs root", True)]
     try:
       problems += _fill(lab, workdir, f"{kib} KiB")
       _mount("remount,size=64m", workdir)
       lab.complete(workdir)
       if outcome(workdir) != expected:
-        problems.append(f"{kib} KiB: another result afterwards")
+        problems.append(f"{kib} KiB: the resumed run has another result")
     finally:
       subprocess.run(["umount", workdir], check=True)
-  text = "a line with the path, exit code 1, twice; earlier checkpoints whole; then "
+  text = "a line with the path, exit code 1, twice; earlier checkpoints intact; then "
   text = problems[0] if problems else text + verdict(True)
   return [Row("a small tmpfs, then read-only", 5, text, not problems)]
 
 
 def _fill(lab: Lab, workdir: pathlib.Path, size: str) -> list[str]:
-  """Runs until the disk is full, and once more when it can't be written to."""
+  """Runs on the full disk, then on the read-only disk; returns the problems found."""
   problems = []
   for options in ("", "remount,ro"):
     if options and not _mount(options, workdir):
-      problems.append(f"{size}: can't be remounted")
+      problems.append(f"{size}: cannot be remounted")
     code, error = lab.finish(lab.command(workdir))
     last = (error.strip().splitlines() or [""])[-1]
     if code != 1 or str(workdir) not in last or "Traceback" in error:
@@ -124,7 +129,10 @@ def _mount(options: str, folder: pathlib.Path) -> bool:
 
 
 def no_quota(lab: Lab) -> list[Row]:
-  """EDQUOT and EROFS from every way to open or write a file of the run directory."""
+  """Checks runs in which opening, syncing or replacing a checkpoint file fails.
+
+  The errors are EDQUOT (over quota), EROFS (read-only) and ENOSPC (disk full).
+  """
   found = []
   for name in ("EDQUOT", "EROFS", "ENOSPC"):
     problems = []
@@ -166,7 +174,11 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def two_writers(lab: Lab) -> list[Row]:
-  """A second process in the same run directory."""
+  """Checks that a run directory has one writer at a time.
+
+  A second process is refused while the lock owner lives. A dead owner, or one on
+  another host whose last heartbeat is stale, does not block.
+  """
   workdir = lab.new("shared")
   first = lab.start(lab.command(workdir))
   lab.wait_for(first, "first step")
@@ -177,16 +189,16 @@ def two_writers(lab: Lab) -> list[Row]:
   first.kill()
   first.communicate()
   text = f"{error.strip()[:100]}... after {seconds:.1f} s"
-  found = [Row("a second writer", 1, text, good)]
+  found = [Row("a second writer in a run directory", 1, text, good)]
   code, _ = lab.finish(lab.command(workdir))
-  found.append(Row("its owner killed", 1, f"goes on, exit code {code}", code == 0))
+  found.append(Row("the lock owner killed", 1, f"resumed, exit code {code}", code == 0))
   for age, wanted in ((30, 2), (90, 0)):
     lock = workdir / "lock"
     lock.write_text('{"pid": 7, "host": "another-host"}')
     os.utime(lock, (time.time() - age,) * 2)
     code, error = lab.finish(lab.command(workdir))
     text = f"exit code {code}" + (f": {error.strip()[:80]}..." if code else "")
-    what = f"another host's, last sign of life {age} s ago"
+    what = f"a lock owner on another host, last heartbeat {age} s ago"
     found.append(Row(what, 1, text, code == wanted))
   return found
 
@@ -204,7 +216,7 @@ REFUSED = {
   "ema_decay": "0.5",
   "num_epochs": "9",
 }
-TAKEN = {
+ACCEPTED = {
   "eval_batch_size": "77",
   "steps_per_dispatch": "3",
   "checkpoint.keep": "1",
@@ -214,7 +226,10 @@ TAKEN = {
 
 
 def another_config(lab: Lab) -> list[Row]:
-  """In the same run directory: what changes the numbers, and what doesn't."""
+  """Checks which config keys may change when a run is resumed.
+
+  A key that affects the result is refused by name; the others are accepted.
+  """
   lab.complete(workdir := lab.new("other"))
   before, problems = outcome(workdir), []
   for key, value in REFUSED.items():
@@ -223,16 +238,18 @@ def another_config(lab: Lab) -> list[Row]:
       problems.append(f"{key}: exit code {code}: {error[-100:]}")
   if outcome(workdir) != before:
     problems.append("the run directory has changed")
-  text = problems[0] if problems else "each refused and named"
-  found = [Row("keys that change the numbers", len(REFUSED), text, not problems)]
+  text = problems[0] if problems else "each refused by name"
+  found = [Row("keys that affect the result", len(REFUSED), text, not problems)]
   problems = []
-  for key, value in TAKEN.items():
+  for key, value in ACCEPTED.items():
     code, error = lab.finish(lab.command(workdir, **{key.replace(".", "__"): value}))
     problems += [f"{key}: {error[-100:]}"] if code else []
-  staircase = "staircase"  # its rate at a step does not depend on the epochs
+  staircase = "staircase"  # a schedule that does not depend on num_epochs
   lab.complete(workdir := lab.new("longer"), num_epochs="2", schedule__name=staircase)
   lab.complete(workdir, num_epochs="3", schedule__name=staircase)
-  problems += [] if len(rows(workdir)) == 3 else ["more epochs: not made"]
-  text = problems[0] if problems else "each taken"
-  found.append(Row("keys that don't", len(TAKEN) + 1, text, not problems))
+  if len(rows(workdir)) != 3:
+    problems.append("num_epochs: the added epoch was not trained")
+  text = problems[0] if problems else "each accepted"
+  what = "keys that do not affect the result"
+  found.append(Row(what, len(ACCEPTED) + 1, text, not problems))
   return found

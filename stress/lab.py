@@ -1,4 +1,4 @@
-"""A folder to experiment in: small runs of the real command line, and their remains."""
+"""Helpers of the experiments: start small runs and read their run directories."""
 
 import hashlib
 import json
@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-CLOCKS = ("seconds", "images_per_second")  # of a row: the only things that may differ
+# Columns of metrics.jsonl that may differ between equal runs.
+CLOCKS = ("seconds", "images_per_second")
 
-# Four epochs of twelve steps: BatchNorm, dropout, augmentation and moving averages.
+# Four epochs of twelve steps, with everything that a checkpoint has to restore:
+# BatchNorm, dropout, augmentation and moving averages.
 RUN = {
   "num_epochs": "4",
   "batch_size": "64",
@@ -30,13 +32,13 @@ RUN = {
 
 
 class Row(NamedTuple):
-  """A line of the table.
+  """A row of the printed table.
 
   Attributes:
-    what: was done.
-    times: how often.
-    found: what came of it.
-    passed: whether it is what must be.
+    what: the experiment.
+    times: how often it was repeated.
+    found: its result in words.
+    passed: whether the result is as required.
   """
 
   what: str
@@ -46,11 +48,11 @@ class Row(NamedTuple):
 
 
 class Lab:
-  """Runs share their data and caches, and nothing else.
+  """Starts runs below one folder that share data and caches and nothing else.
 
   Attributes:
-    folder: everything is below it.
-    environment: of all processes.
+    folder: parent of the run directories, the data and the caches.
+    environment: environment variables of every process that is started.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -62,19 +64,19 @@ class Lab:
     }
 
   def new(self, name: str) -> pathlib.Path:
-    """An empty run directory's path."""
+    """Returns the path of a run directory, after removing what is there."""
     shutil.rmtree(self.folder / name, ignore_errors=True)
     return self.folder / name
 
   def command(self, workdir: pathlib.Path, **changed: str) -> list[str]:
-    """The command of a small run; `data__eval_split="test"` changes a key."""
+    """Returns a small run's command; `data__eval_split="test"` overrides a key."""
     values = RUN | {key.replace("__", "."): value for key, value in changed.items()}
     command = [sys.executable, "-m", "cifar_flax.main", "--workdir", str(workdir)]
     command += ["--config", str(ROOT / "configs" / "quickstart.py")]
     return command + [f"--config.{key}={value}" for key, value in values.items()]
 
   def start(self, command: Sequence[str], devices: int = 1, **more: Any):
-    """A process, with its standard error in a pipe."""
+    """Starts a process with its standard error in a pipe and returns it."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = self.environment | {"XLA_FLAGS": flags} | more.pop("env", {})
     return subprocess.Popen(
@@ -90,39 +92,46 @@ class Lab:
   def finish(
     self, command: Sequence[str], devices: int = 1, **more: Any
   ) -> tuple[int, str]:
-    """Exit code and standard error of a command that ends by itself."""
+    """Runs a command to its end; returns its exit code and standard error."""
     process = self.start(command, devices, **more)
     error = process.communicate(timeout=600)[1]
     return process.returncode, error
 
   def complete(self, workdir: pathlib.Path, devices: int = 1, **changed: str) -> None:
-    """Runs to the end.
+    """Trains a run to its end.
 
     Raises:
-      RuntimeError: it fails.
+      RuntimeError: the command exits with an error.
     """
     code, error = self.finish(self.command(workdir, **changed), devices)
     if code:
       raise RuntimeError(f"exit code {code}: {error[-1000:]}")
 
   def begin(self, workdir: pathlib.Path) -> None:
-    """Runs for an epoch and a bit, and saves."""
+    """Trains for a little more than one epoch and stops the run, which saves it."""
     process = self.start(self.command(workdir))
     self.wait_for(process, "epoch 1/")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
 
   def wait_for(self, process: subprocess.Popen, text: str) -> str:
-    """Reads standard error until a line holds `text`; the line."""
+    """Reads a process's standard error until a line contains `text`.
+
+    Returns:
+      That line.
+
+    Raises:
+      RuntimeError: the process ended without such a line.
+    """
     assert process.stderr is not None
     for line in process.stderr:
       if text in line:
         return line
-    raise RuntimeError(f"ended without saying {text!r}")
+    raise RuntimeError(f"the process ended without printing {text!r}")
 
 
 def kill(process: subprocess.Popen, seconds: float) -> bool:
-  """Kills it after some seconds; False if it ended by itself before."""
+  """Kills a process after some seconds; returns False if it ended before that."""
   try:
     process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
@@ -133,10 +142,10 @@ def kill(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """`metrics.jsonl`, without its clocks.
+  """Returns the rows of `metrics.jsonl` without the columns `CLOCKS`.
 
   Raises:
-    ValueError: a line is not whole, or missing, or doubled.
+    ValueError: a line is cut off, missing or duplicated.
   """
   file = workdir / "metrics.jsonl"
   lines = file.read_text().splitlines() if file.exists() else []
@@ -147,15 +156,17 @@ def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def checkpoints(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """The numbered ones, newest first."""
+  """Returns the numbered checkpoints of a run, newest first."""
   return sorted((workdir / "checkpoints").glob("step_*.ckpt"), reverse=True)
 
 
 def state_hash(path: pathlib.Path) -> str:
-  """SHA-256 of the state in a checkpoint: parameters, optimizer, moving averages.
+  """Returns the SHA-256 of a checkpoint's state.
+
+  The state is the parameters, the optimizer's state and the moving averages.
 
   Raises:
-    cifar_flax.run.checkpoints.Damaged: it is not whole.
+    cifar_flax.run.checkpoints.Damaged: the file is damaged or incomplete.
   """
   from flax import serialization
 
@@ -166,17 +177,17 @@ def state_hash(path: pathlib.Path) -> str:
 
 
 def outcome(workdir: pathlib.Path) -> tuple[str, list[dict[str, Any]]]:
-  """What two runs must agree in: the hash of the last state, and all rows."""
+  """Returns what equal runs have in common: the last state's hash and all rows."""
   return state_hash(checkpoints(workdir)[0]), rows(workdir)
 
 
 def verdict(same: bool) -> str:
-  """In words."""
+  """Returns the result of a comparison in words."""
   return "bit-equal" if same else "NOT the same"
 
 
 def seconds_of(lab: Lab, workdir: pathlib.Path) -> float:
-  """How long a whole run takes, with the caches filled by one before it."""
+  """Returns the duration of a whole run, after another one has filled the caches."""
   lab.complete(lab.new("warming"))
   began = time.monotonic()
   lab.complete(workdir)

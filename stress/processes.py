@@ -1,4 +1,4 @@
-"""Two processes on one machine: the same run, and none that waits for the dead."""
+"""Experiments on one run in two processes: equal results, and the loss of a process."""
 
 import os
 import pathlib
@@ -13,9 +13,11 @@ from stress.lab import Lab, Row, checkpoints
 
 
 def two_processes(lab: Lab) -> list[Row]:
-  """Four devices each, against one process with eight; then one is killed.
+  """Checks that two processes give one process's result and notice a lost process.
 
-  In float64, as sums over processes are made in another order.
+  Two processes with four devices each are compared with one process with eight, in
+  float64, because sums over processes are added in another order. Then one of two is
+  killed or frozen, and the other must exit within 60 seconds.
   """
   lab.complete(reference := lab.new("one"), 8, model__dtype="float64")
   started = _start(lab, workdir := lab.new("two"), model__dtype="float64")
@@ -35,10 +37,13 @@ def two_processes(lab: Lab) -> list[Row]:
 
 
 def _one_dies(lab: Lab, which: int, number: signal.Signals) -> Row:
-  """It is killed, or hears nothing any more, like a machine that has lost its power."""
-  processes = _start(lab, lab.new("widowed"), num_epochs="400")
+  """Checks that a run's other process exits with an error after the loss of one.
+
+  SIGKILL ends the lost process; SIGSTOP makes it as silent as a machine without power.
+  """
+  processes = _start(lab, lab.new("lost"), num_epochs="400")
   lab.wait_for(processes[0], "first step")
-  # A process waits for the one that works, and is not what dies.
+  # The signal goes to the child, which trains: the parent only waits for its exit.
   waiting = processes[which].pid
   (worker,) = (
     pathlib.Path(f"/proc/{waiting}/task/{waiting}/children").read_text().split()
@@ -51,8 +56,8 @@ def _one_dies(lab: Lab, which: int, number: signal.Signals) -> Row:
   good = code == 1 and seconds < 60 and last.startswith("error: another process")
   processes[which].kill()
   processes[which].communicate()
-  text = f"the other: exit code {code} after {seconds:.0f} s: {last[:60]}..."
-  return Row(f"process {which}: {number.name}", 1, text, good)
+  text = f"the other process: exit code {code} after {seconds:.0f} s: {last[:60]}..."
+  return Row(f"{number.name} to process {which} of two", 1, text, good)
 
 
 def _start(lab: Lab, workdir, **changed: str) -> list[subprocess.Popen]:
@@ -66,16 +71,18 @@ def _start(lab: Lab, workdir, **changed: str) -> list[subprocess.Popen]:
   return [lab.start(command, devices=4) for command in commands]
 
 
-# Another pace than process 0's, as on a loaded machine: a step in each dispatch.
+# Process 1 dispatches single steps, so that it has another pace than process 0, as
+# on a loaded machine.
 _SLOW = """
 import sys
-from cifar_flax import distributed, main
-join = distributed.initialize
+from cifar_flax import main
+from cifar_flax.run import processes
+join = processes.initialize
 def initialize(text):
   join(text)
   from cifar_flax import trainer
   trainer.SECONDS_PER_DISPATCH = 0.0
-distributed.initialize = initialize
+processes.initialize = initialize
 sys.exit(main.main(sys.argv[1:]))
 """
 

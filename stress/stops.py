@@ -1,4 +1,4 @@
-"""Killed at any instant, told to stop, diverged."""
+"""Experiments on ends of runs: SIGKILL, SIGTERM, Ctrl-C and divergence."""
 
 import pathlib
 import random
@@ -10,12 +10,16 @@ from collections.abc import Callable
 from cifar_flax.run.checkpoints import read
 from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of, verdict
 
-# In what it says, the beginning of a phase: of a run that prints lines.
+# Text that a run prints on standard error when a phase begins.
 PHASES = ("first step", "epoch 1/", "epoch 2/")
 
 
 def kills(lab: Lab, count: int, seed: int = 0) -> list[Row]:
-  """SIGKILL at uniformly random times, the same command again, until done."""
+  """Checks that runs killed and resumed until they finish equal an unbroken run.
+
+  SIGKILL comes at uniformly random times. Half of the kills are of runs that also save
+  within epochs.
+  """
   random.seed(seed)
   rows_found = []
   for name, changed in (
@@ -34,27 +38,27 @@ def kills(lab: Lab, count: int, seed: int = 0) -> list[Row]:
         problems += _unreadable(workdir)
       runs += 1
       if outcome(workdir) != expected:
-        problems.append("another result than the unbroken run's")
-    found = f"{runs} runs to their end, {len(problems)} problems"
-    found += f": {problems[0]}" if problems else ", all bit-equal to the unbroken one"
+        problems.append("the result differs from the unbroken run's")
+    found = f"{runs} runs finished, {len(problems)} problems"
+    found += f": {problems[0]}" if problems else ", all bit-equal to the unbroken run"
     rows_found.append(Row(f"SIGKILL{name}", made, found, not problems))
   return rows_found
 
 
 def _unreadable(workdir: pathlib.Path) -> list[str]:
-  """What is not whole in a run directory."""
+  """Returns a list with the error of the first damaged file of a run, if any."""
   problems = []
   try:
     rows(workdir)
     for path in checkpoints(workdir):
       read(path)
-  except Exception as error:  # whatever it is, it is what we are looking for
+  except Exception as error:  # any error means that something is damaged
     problems.append(f"{type(error).__name__}: {error}")
   return problems
 
 
 def signals(lab: Lab) -> list[Row]:
-  """SIGTERM and Ctrl-C in every phase, and twice."""
+  """Checks that SIGTERM and Ctrl-C stop a run in every phase, and SIGTERM twice."""
   lab.complete(reference := lab.new("unbroken"))
   expected = outcome(reference)
   found = []
@@ -84,7 +88,10 @@ def signals(lab: Lab) -> list[Row]:
 
 
 def interruptions(lab: Lab, count: int = 20) -> list[Row]:
-  """SIGTERM and Ctrl-C at random times: in a step, an evaluation, a save as well."""
+  """Checks that runs stopped at random times and resumed equal an unbroken run.
+
+  SIGTERM or Ctrl-C may come within a step, an evaluation or a save.
+  """
   random.seed(1)
   seconds = seconds_of(lab, reference := lab.new("unbroken"))
   expected, found = outcome(reference), []
@@ -101,17 +108,17 @@ def interruptions(lab: Lab, count: int = 20) -> list[Row]:
           left, last = _stop(process, number)
           slowest = max(slowest, left)
         made += 1
-        if process.returncode == 0:  # it had done everything
+        if process.returncode == 0:  # the run finished before the signal took effect
           break
-        # Python's own start, of 30 ms, is none of ours.
+        # In its first 30 ms Python is still starting and exits by itself, with 1.
         starting = process.returncode == 1 and last == "KeyboardInterrupt"
         if process.returncode not in (code, -number) and not starting:
           problems.append(f"exit code {process.returncode}: {last}")
         problems += _unreadable(workdir)
       if outcome(workdir) != expected:
-        problems.append("another result than the unbroken run's")
+        problems.append("the result differs from the unbroken run's")
     text = problems[0] if problems else f"exit code {code}, then {verdict(True)}"
-    text += f"; the slowest left after {slowest:.1f} s"
+    text += f"; the slowest exited after {slowest:.1f} s"
     good = not problems and slowest < 10
     found.append(Row(f"{number.name} at random times", made, text, good))
   return found
@@ -128,7 +135,7 @@ def _phases(lab: Lab) -> dict[str, Callable[[subprocess.Popen], object]]:
 
 
 def _stop(process: subprocess.Popen, number: int) -> tuple[float, str]:
-  """How long it takes to leave, and the last line that it says."""
+  """Sends a signal; returns the seconds until the exit and the last line on stderr."""
   began = time.monotonic()
   process.send_signal(number)
   error = process.communicate(timeout=60)[1]
@@ -137,12 +144,12 @@ def _stop(process: subprocess.Popen, number: int) -> tuple[float, str]:
 
 def _ended(process: subprocess.Popen, seconds: float, same: bool) -> str:
   code = process.returncode
-  code = 128 - code if code < 0 else code  # as a shell gives it
+  code = 128 - code if code < 0 else code  # as a shell reports it
   return f"exit code {code} after {seconds:.1f} s; then {verdict(same)}"
 
 
 def divergence(lab: Lab) -> list[Row]:
-  """A learning rate that no network survives, after a checkpoint that is sound."""
+  """Checks that a run with a far too high learning rate stops without saving NaN."""
   workdir = lab.new("diverged")
   extreme = {
     "schedule__name": "constant",

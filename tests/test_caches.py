@@ -65,7 +65,7 @@ def test_a_folder_that_others_could_write_to_is_refused(base, writable):
   path = base / "cifar_flax" / "x"
   path.mkdir(parents=True)
   path.chmod(writable)
-  with pytest.raises(PermissionError, match="x is not a folder of yours alone"):
+  with pytest.raises(PermissionError, match="x must be a folder of yours"):
     caches.private_folder("x")
   assert mode(path) == writable
 
@@ -76,7 +76,7 @@ def test_a_link_in_the_place_of_a_folder_is_refused(base, tmp_path, which):
   elsewhere.mkdir(mode=0o700)
   (base / which).parent.mkdir(parents=True)
   (base / which).symlink_to(elsewhere)
-  with pytest.raises(PermissionError, match="not a folder of yours alone; remove it"):
+  with pytest.raises(PermissionError, match="only you can write to; remove it"):
     caches.private_folder("x")
   assert list(elsewhere.iterdir()) == []
 
@@ -101,7 +101,7 @@ def test_a_folder_of_another_user_is_refused(base, monkeypatch, which):
     return os.stat_result(fields)
 
   monkeypatch.setattr(pathlib.Path, "lstat", foreign)
-  with pytest.raises(PermissionError, match=f"{which} is not a folder of yours alone"):
+  with pytest.raises(PermissionError, match=f"{which} must be a folder of yours"):
     caches.private_folder("x")
 
 

@@ -108,7 +108,7 @@ def test_a_folder_that_is_no_good_costs_one_line(spoil, tmp_path, caplog):
   [record] = caplog.records
   assert record.levelno == logging.WARNING
   message = record.getMessage()
-  assert message.startswith("Going on without a cache of compiled programs (")
+  assert message.startswith("Continuing without a cache of compiled programs (")
   assert str(tmp_path) in message and "\n" not in message
 
 
@@ -165,7 +165,8 @@ import hashlib, pathlib, sys
 import jax, numpy as np
 from flax import serialization
 sys.path.insert(0, sys.argv[1])
-from cifar_flax import checkpoints, main, registry
+from cifar_flax import main, registry
+from cifar_flax.run import checkpoints
 from cifar_flax.data import datasets
 
 def split(n):

@@ -272,6 +272,25 @@ def test_separable_kernels_are_products_of_plain_ones():
     assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("kind", list(registry.CONVOLUTIONS))
+def test_rows_and_columns_may_differ(kind):
+  """Strides and, if the type allows it, kernel sizes of rows and columns."""
+  options = {"kernel": 3, "kernels": (3, 5), "dilations": (1, 2)}
+  for strides in ((1, 2), (2, 1)):
+    case = (kind, options, (9, 14), strides, "SAME")
+    layer = make_layer(case)
+    if isinstance(getattr(layer, "kernel_size", None), tuple):
+      layer = layer.copy(kernel_size=(5, 2))
+    x, params = random_inputs(case, layer)
+    for name, p in params.items():
+      if getattr(layer, "kernel_size", None) == (5, 2) and name != "pointwise":
+        assert p["kernel"].shape[:2] == (5, 2)
+    y = np.asarray(layer.apply({"params": params}, x))
+    wanted = expected(case, x, params, reference.convolve)
+    assert y.shape == wanted.shape
+    assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_what_is_between_comes_between():
   def negative_part(name):
     del name

@@ -168,5 +168,5 @@ def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
   (lost / "summary.json").unlink()
   again = run(program, *arguments, XDG_CACHE_HOME=cache)
   assert again.returncode == 0, again.stderr
-  assert again.stdout.count("is finished") == 3
+  assert again.stdout.count("already finished") == 3
   assert read_rows(lost) == rows

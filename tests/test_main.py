@@ -20,6 +20,7 @@ from cifar_flax.run import lock
 
 ROOT = pathlib.Path(__file__).parents[1]
 NET6B = "--config=configs/net6b.py"
+FLAGS = ("--config", "--workdir", "--mode", "--checkpoint", "--distributed")
 
 FILES = {
   "syntax.py": "def get_config(:\n",
@@ -132,7 +133,7 @@ MISTAKES = [
   ([NET6B, "--workdir="], "--workdir=''", "must name a folder", "runs/net6b"),
   ([NET6B, "--workdir"], "--workdir", "expected one argument"),
   # Flags.
-  ([], "--config=FILE is missing", "--config=configs/net6a.py"),
+  ([], "--config=FILE is missing", "--config=configs/net6b.py"),
   (["--mode=train"], "--config=FILE is missing"),
   (["--config"], "--config", "expected one argument"),
   (["--confg=configs/net6b.py"], "--confg=", "did you mean '--config'?"),
@@ -224,7 +225,7 @@ def calls(monkeypatch):
   monkeypatch.setattr(
     train,
     "train_and_evaluate",
-    lambda *args, began, stop: calls.append(("train", *args)),
+    lambda *args, start_time, stop: calls.append(("train", *args)),
   )
   monkeypatch.setattr(
     train,
@@ -264,18 +265,7 @@ def test_a_value_that_is_refused_is_refused_from_a_file_and_a_program_too():
 
 def test_mistakes_are_answered_before_jax_is_imported(folder):
   # One process for all, timed with its start.
-  lines = [
-    [NET6B, "--config.sed=3"],
-    [NET6B, "--config.model.name=net6c"],
-    [NET6B, "--config.schedule.learning_rate=nan"],
-    [f"--config={folder}/broken.json"],
-    [f"--config={folder}/imports.py"],
-    ["--config=configs/nett6b.py"],
-    [NET6B, "--mode=evl"],
-    [NET6B, f"--workdir={folder}/text.txt"],
-    ["--mode=eval", f"--workdir={folder}/run"],
-    [],
-  ]
+  lines = [[a.replace("{tmp}", str(folder)) for a in argv] for argv, *_ in MISTAKES]
   program = textwrap.dedent("""
     import json, resource, sys
     from cifar_flax import main
@@ -300,7 +290,7 @@ def test_the_start_is_timed_from_the_command_on(monkeypatch):
     main, "parse", lambda argv: parsed.append(time.monotonic()) or parse(argv)
   )
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *_, began, stop: times.append(began)
+    train, "train_and_evaluate", lambda *_, start_time, stop: times.append(start_time)
   )
   times = [time.monotonic()]
   assert main.main([NET6B]) == 0
@@ -319,7 +309,7 @@ def test_help_lists_every_flag_key_and_name(capsys):
     main.main(["--help"])
   assert stopped.value.code == 0
   text = capsys.readouterr().out
-  for word in (*main.FLAGS, *config_lib.fields(), *registry.NETWORKS):
+  for word in (*FLAGS, *config_lib.fields(), *registry.NETWORKS):
     assert word in text, word
   for word in (*registry.CONVOLUTIONS, *config_lib.OPTIMIZERS, *config_lib.SCHEDULES):
     assert word in text, word
@@ -376,7 +366,7 @@ def test_evaluation_takes_the_config_of_its_run_directory(calls, tmp_path, capsy
 
 
 def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
-  def refuse(config, workdir, began, stop):
+  def refuse(config, workdir, start_time, stop):
     raise UserError("config.batch_size=12: must be divisible\nby the 8 devices")
 
   monkeypatch.setattr(train, "train_and_evaluate", refuse)
@@ -386,7 +376,7 @@ def test_mistakes_found_while_running_are_answered_alike(monkeypatch, capsys):
 
 
 def test_our_own_bugs_are_not_hidden(monkeypatch):
-  def fail(config, workdir, began, stop):
+  def fail(config, workdir, start_time, stop):
     raise RuntimeError("a bug")
 
   monkeypatch.setattr(train, "train_and_evaluate", fail)
@@ -397,14 +387,14 @@ def test_our_own_bugs_are_not_hidden(monkeypatch):
 @pytest.mark.parametrize(
   ("error", "code", "line"),
   [
-    (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM, and saved: the same command"),
-    (Stopped(signal.SIGINT), 130, "stopped by SIGINT, and saved: the same command"),
+    (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; everything is saved: rerun"),
+    (Stopped(signal.SIGINT), 130, "stopped by SIGINT; everything is saved: rerun"),
     (Diverged("diverged: step 3"), 1, "error: diverged: step 3"),
     (OSError(28, "No space left on device", "/a/b"), 1, "error: /a/b: No space left"),
   ],
 )
 def test_what_ends_a_run_is_said_in_a_line(error, code, line, monkeypatch, capsys):
-  def end(config, workdir, began, stop):
+  def end(config, workdir, start_time, stop):
     raise error
 
   monkeypatch.setattr(train, "train_and_evaluate", end)
@@ -424,7 +414,7 @@ def test_an_occupied_run_directory_is_refused_before_jax(tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
-  def interrupt(config, workdir, began, stop):
+  def interrupt(config, workdir, start_time, stop):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(train, "train_and_evaluate", interrupt)

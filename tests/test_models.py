@@ -341,8 +341,9 @@ class WithAnotherLayer(models.Network):
     if self.longer:
       x = dropout(self.conv(3, (1, 1), name="added")(x), "added_dropout")
       x = jnp.ones_like(norm_relu(name="added_norm")(x)) * images
-    return dropout(norm_relu(name="stem_norm")(self.conv(8, (3, 3), name="stem")(x)),
-                   "stem_dropout")  # fmt: skip
+    return dropout(
+      norm_relu(name="stem_norm")(self.conv(8, (3, 3), name="stem")(x)), "stem_dropout"
+    )
 
 
 def test_inserting_a_layer_changes_no_others_name_start_or_mask():

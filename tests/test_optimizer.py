@@ -186,6 +186,16 @@ def test_sgd_with_nesterov_by_hand():
   np.testing.assert_allclose(updated(config, gradients), expected, rtol=1e-6)
 
 
+def test_sgd_without_nesterov_by_hand():
+  gradients = np.array([[1.0], [-2.0], [0.5]], np.float32)
+  values = {"optimizer.name": "sgd", "optimizer.momentum": 0.5}
+  values |= {"optimizer.nesterov": False, "schedule.learning_rate": 0.1}
+  # velocity: 1, -1.5, -0.25
+  expected = 1 - 0.1 * np.cumsum([[1.0], [-1.5], [-0.25]], axis=0)
+  updates = updated(make_config(**values), gradients)
+  np.testing.assert_allclose(updates, expected, rtol=1e-6)
+
+
 def test_weight_decay_leaves_biases_and_batch_norm_alone():
   config = make_config(
     **{

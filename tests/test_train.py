@@ -130,15 +130,15 @@ def test_a_dispatch_is_one_step_at_first_and_again_to_see_how_long_it_takes():
 
 
 def test_a_dispatch_takes_about_two_seconds_and_at_least_a_step():
-  pace = trainer.Pace(most=100)
-  assert pace.steps() == 1
-  pace.took(1, 30.0)  # compilation
-  assert pace.steps() == 1
+  length = trainer.CallLength(most=100)
+  assert length.steps() == 1
+  length.took(1, 30.0)  # compilation
+  assert length.steps() == 1
   for num_steps, seconds, expected in ((1, 0.1, 20), (20, 1.0, 40), (40, 1e3, 1)):
-    pace.took(num_steps, seconds)
-    assert pace.steps() == expected
-  pace.took(1, 0.0)
-  assert pace.steps() == 100
+    length.took(num_steps, seconds)
+    assert length.steps() == expected
+  length.took(1, 0.0)
+  assert length.steps() == 100
 
 
 def test_the_first_state_is_what_the_network_makes_of_the_seed():
@@ -237,12 +237,12 @@ def test_with_mirror_images_probabilities_are_the_mean_of_both():
   variables = jax.device_get(
     {"params": run.state.params, "batch_stats": run.state.batch_stats}
   )
-  chances = []
+  probabilities = []
   for images in (data.images, data.images[:, :, ::-1]):
     pixels = images.astype(np.float32) / 255
     logits = np.float64(run.program.network.apply(variables, pixels, train=False))
-    chances.append(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
-  mean = (chances[0] + chances[1]) / 2
+    probabilities.append(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+  mean = (probabilities[0] + probabilities[1]) / 2
   result = run.evaluation(flip=True)
   assert result.accuracy == pytest.approx(np.mean(mean.argmax(-1) == data.labels))
   loss = -np.log(mean[np.arange(50), data.labels]).mean()
@@ -495,13 +495,15 @@ def test_what_is_not_finite_is_found_named_and_never_saved(
   monkeypatch.setattr(steps, "make_train_step", make_train_step)
   # Calls of 1, 1, 3, ... steps: the first compiles, the second is timed.
   config = make_config(batch_size=8, steps_per_dispatch=3, ema_decay=0.9)
-  monkeypatch.setattr(trainer.Pace, "steps", lambda self: 3 if self._calls > 1 else 1)
+  monkeypatch.setattr(
+    trainer.CallLength, "steps", lambda self: 3 if self._calls > 1 else 1
+  )
   if where == "parameter" and k == 5:
     message = "a parameter is not finite after step 5 "
   stop = StopAt(2)  # saved after the second call
   with pytest.raises(Stopped):
     train.train_and_evaluate(config, tmp_path, [], stop=stop)
-  monkeypatch.setattr(trainer.Pace, "steps", lambda self: 3)
+  monkeypatch.setattr(trainer.CallLength, "steps", lambda self: 3)
   with pytest.raises(Diverged, match=message.format(k=k, after=k + 1)):
     train.train_and_evaluate(config, tmp_path, [])
   (path,) = checkpoints.saved(tmp_path / "checkpoints")
@@ -598,7 +600,7 @@ def test_another_run_in_the_same_directory_is_refused(tmp_path, tiny_data, monke
   info = dataclasses.replace(tiny_data.info, fingerprint="another")
   other = dataclasses.replace(tiny_data, info=info)
   monkeypatch.setattr(datasets, "load", lambda config: other)
-  with pytest.raises(UserError, match="holds other data"):
+  with pytest.raises(UserError, match="contains other data"):
     train.train_and_evaluate(make_config(num_epochs=4), tmp_path, watchers=[])
 
 
@@ -633,7 +635,7 @@ def test_a_checkpoint_of_another_version_is_refused(change, reason, tmp_path):
   content = checkpoints.read(path)
   change(content)
   path.write_bytes(checkpoints.encode(content))
-  with pytest.raises(UserError, match=f"of another version of this project .*{reason}"):
+  with pytest.raises(UserError, match=f"by another version of this project .*{reason}"):
     train.train_and_evaluate(config, tmp_path, watchers=[])
 
 
@@ -641,9 +643,9 @@ def test_a_checkpoint_that_other_code_computed_is_refused(tmp_path, monkeypatch)
   config = make_config(num_epochs=1)
   train.train_and_evaluate(config, tmp_path)
   monkeypatch.setattr(provenance, "NUMERICS", 999)
-  with pytest.raises(UserError, match="numerics 1, and this code has 999.*commit "):
+  with pytest.raises(UserError, match="numerics 1, but this code has 999.*commit "):
     train.train_and_evaluate(config, tmp_path, watchers=[])
-  with pytest.raises(UserError, match="numerics 1, and this code has 999"):
+  with pytest.raises(UserError, match="numerics 1, but this code has 999"):
     trained_lib.Trained(tmp_path)
 
 

@@ -1,10 +1,10 @@
-"""A peer for the benchmarks' own tests: takes a known time, fails when asked to."""
+"""A peer for the tests of the benchmarks: it naps for a known time, or fails."""
 
 import os
 import sys
 import time
 
-from benchmarks.peers import Peer, Program
+from benchmarks.peers import Peer, Workload
 
 
 class Toy(Peer):
@@ -13,7 +13,7 @@ class Toy(Peer):
     return f"toy {os.environ.get('TOY', '')}".strip()
 
   def nap(self, seconds, multiple=1):
-    return Program(lambda steps: time.sleep(seconds * steps), multiple, {"size": 7})
+    return Workload(lambda steps: time.sleep(seconds * steps), multiple, {"size": 7})
 
   def fail(self):
     raise RuntimeError("no such thing\nand a second line")

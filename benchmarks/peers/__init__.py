@@ -1,10 +1,8 @@
-"""Who is measured, and what each can be asked for."""
+"""The peers that are measured, and the interface that they share."""
 
 import importlib
 import os
 import pathlib
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,10 +10,10 @@ import numpy as np
 
 from cifar_flax import config as config_lib
 
-BATCH = 128  # images a step, as published
+BATCH = 128  # images per step, as published
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# name -> module:class, arguments; a worker's own process imports it, nobody else.
+# name -> module:class, arguments; only the process of its worker imports the module.
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
   "ours": ("benchmarks.peers.ours:Ours", {"ops": "fast"}),
   "lax": ("benchmarks.peers.ours:Ours", {"ops": "lax"}),
@@ -24,17 +22,17 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
   "torch_compile": ("benchmarks.peers.pytorch:PyTorch", {"compiled": True}),
   "keras": ("benchmarks.peers.keras:Keras", {}),
 }
-# What ours is measured against: `lax` is ours too, without its own operations.
+# The peers that ours is compared with; `lax` is ours with XLA's own operations.
 OTHERS = ("torch", "torch_nchw", "torch_compile", "keras")
 
 
-class Program(NamedTuple):
-  """Something made ready to be timed.
+class Workload(NamedTuple):
+  """Work that is ready to be timed.
 
   Attributes:
-    run: makes so many steps and returns when the last one is finished.
-    multiple: of which the number of steps has to be a multiple.
-    facts: what the table may want to know, such as {"parameters": 151404}.
+    run: makes a number of steps; returns when the last one is finished.
+    multiple: the number of steps must be a multiple of it.
+    facts: for the table, such as {"parameters": 151404}.
   """
 
   run: Callable[[int], Any]
@@ -43,24 +41,19 @@ class Program(NamedTuple):
 
 
 class Peer:
-  """One way to do the work, in a process of its own.
+  """A library under test; it runs in a process of its own.
 
-  A subclass has methods that return a `Program`, for the tables to ask for by name,
-  such as `train(net, batch, dtype)`. What cannot be had raises.
+  A subclass has methods that return a `Workload`, such as `train(net, batch, dtype)`;
+  the tables name them. A method raises if the library cannot do the work.
   """
 
   def describe(self) -> str:
-    """Version, device and threads, in a line."""
+    """Returns version, device and threads, in one line."""
     raise NotImplementedError
-
-  def peak_bytes(self) -> int:
-    """The most memory in use so far: of the process, or of its GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def create(name: str) -> Peer:
-  """The peer of that name in `PEERS`, or of a `module:class`."""
+  """Makes the peer with that name in `PEERS`, or of a `module:class`."""
   entry, arguments = PEERS.get(name, (name, {}))
   module, _, attribute = entry.partition(":")
   return getattr(importlib.import_module(module), attribute)(**arguments)
@@ -69,7 +62,7 @@ def create(name: str) -> Peer:
 def load_config(
   net: str, batch: int = 128, dtype: str = "float32", ops: str = "fast"
 ) -> config_lib.Config:
-  """The shipped config of a network, without augmentation; does not import JAX."""
+  """Loads a network's config without augmentation; does not import JAX."""
   values = {
     "batch_size": str(batch),
     "model.dtype": dtype,
@@ -82,7 +75,7 @@ def load_config(
 
 
 def data_options(folder: str) -> dict[str, str]:
-  """Config keys for real images: CIFAR-10 if TFDS has it there, else shapes10."""
+  """Returns config keys: CIFAR-10 if the TFDS folder has it, else shapes10."""
   folder = folder or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   folder = os.path.abspath(os.path.expanduser(folder))
   there = os.path.isdir(os.path.join(folder, "cifar10"))
@@ -93,12 +86,12 @@ def data_options(folder: str) -> dict[str, str]:
 
 
 def num_threads() -> int:
-  """Cores this process may use."""
+  """Returns the number of cores that this process may use."""
   return len(os.sched_getaffinity(0))
 
 
 def fixed_batch(batch: int) -> tuple[np.ndarray, np.ndarray]:
-  """The batch that every peer trains on: uint8 [batch, 32, 32, 3], int32 [batch]."""
+  """Returns every peer's batch: uint8 [batch, 32, 32, 3], int32 [batch]."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
   return images, rng.integers(0, 10, batch, dtype=np.int32)

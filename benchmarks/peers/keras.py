@@ -6,18 +6,18 @@ from typing import Any
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # shared with the others
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # the peers share a GPU
 
 import keras
 import tensorflow as tf
 from keras import layers as kl
 
 from benchmarks import networks
-from benchmarks.peers import Peer, Program, fixed_batch, load_config, num_threads
+from benchmarks.peers import Peer, Workload, fixed_batch, load_config, num_threads
 
 
 def build(layers: Sequence[networks.Layer], shape: tuple[int, int, int]) -> keras.Model:
-  """A network of `layers` for images of `shape` (height, width, channels)."""
+  """Builds a network for images of `shape` (height, width, channels)."""
   x = images = keras.Input(shape)
   for layer in layers:
     x = _apply(layer, x)
@@ -50,21 +50,21 @@ def _apply(layer: networks.Layer, x: Any) -> Any:
 
 
 class Keras(Peer):
-  """One `tf.function` a step, without XLA.
+  """Keras on TensorFlow; each step is a call of a `tf.function`, without XLA.
 
-  Tried with `net6b` on two cores and not faster: `fit` over a dataset in memory, its
-  steps_per_execution 1 or 4; several steps in one `tf.function`. Far slower:
-  jit_compile=True (XLA:CPU); "auto" chooses False there.
+  For `net6b` on two cores, these were not faster: `fit` over a dataset in memory with
+  steps_per_execution 1 or 4, and several steps in one `tf.function`. jit_compile=True
+  (XLA:CPU) was far slower; "auto" chooses False there.
   """
 
   def describe(self) -> str:
-    """Version, device and threads, in a line."""
+    """Returns version, device and threads, in one line."""
     gpus = tf.config.list_physical_devices("GPU")
     where = "GPU" if gpus else f"{num_threads()} threads"
     return f"keras {keras.__version__} on tensorflow {tf.__version__} on {where}"
 
-  def train(self, net: str, batch: int, dtype: str) -> Program:
-    """The training step on one batch."""
+  def train(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the training step on one batch."""
     model, x, y = self._prepare(net, batch, dtype)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     adam = keras.optimizers.Adam(load_config(net).schedule.learning_rate)
@@ -77,19 +77,19 @@ class Keras(Peer):
       adam.apply(tape.gradient(value, model.trainable_variables))
       return value
 
-    return Program(_repeat(step), facts={"parameters": model.count_params()})
+    return Workload(_repeat(step), facts={"parameters": model.count_params()})
 
-  def infer(self, net: str, batch: int, dtype: str) -> Program:
-    """Forward, the right ones counted."""
+  def infer(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the forward pass; it counts the correct predictions."""
     model, x, y = self._prepare(net, batch, dtype)
 
     @tf.function
     def step():
       logits = model(tf.cast(x, tf.float32) / 255, training=False)
-      right = tf.argmax(logits, 1, output_type=tf.int32) == y
-      return tf.reduce_sum(tf.cast(right, tf.int32))
+      correct = tf.argmax(logits, 1, output_type=tf.int32) == y
+      return tf.reduce_sum(tf.cast(correct, tf.int32))
 
-    return Program(_repeat(step))
+    return Workload(_repeat(step))
 
   def _prepare(self, net: str, batch: int, dtype: str):
     mixed = "mixed_bfloat16" if dtype == "bfloat16" else dtype
@@ -104,6 +104,6 @@ def _repeat(step: Callable) -> Callable[[int], None]:
     for _ in range(num_steps):
       value = step()
     if value is not None:
-      value.numpy()  # waits
+      value.numpy()  # waits for the last step
 
   return run

@@ -1,11 +1,11 @@
-"""This project's convolutions, one at a time."""
+"""Measures this project's convolutions, one at a time."""
 
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-# Several processes share a GPU.
+# The peers share a GPU.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import flax.linen as nn
@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import networks
-from benchmarks.peers import Peer, Program, num_threads
+from benchmarks.peers import Peer, Workload, num_threads
 from cifar_flax import config as config_lib
 from cifar_flax import models
 from cifar_flax import ops as ops_lib
 
 
 class OurLayers(Peer):
-  """Convolutions and blocks on the first device.
+  """Single convolutions and convolution types, on the first device.
 
   Attributes:
     ops: "fast", or "lax" for XLA's own operations.
-    operations: those.
-    devices: all of JAX's.
-    naive_in_loops: whether gradients in a loop fall back to naive code, as those of
-      XLA's own operations do on a CPU: tens of seconds a step.
+    operations: the operations of that name.
+    devices: all devices of JAX.
+    naive_in_loops: whether gradients of a convolution in a loop fall back to naive
+      code, as with XLA's own operations on a CPU: tens of seconds per step.
   """
 
   def __init__(self, ops: str):
@@ -38,28 +38,23 @@ class OurLayers(Peer):
     self.naive_in_loops = ops == "lax" and self.devices[0].platform == "cpu"
 
   def describe(self) -> str:
-    """Version, device and threads, in a line."""
+    """Returns version, device and threads, in one line."""
     device = self.devices[0]
     name = (
       device.device_kind if device.platform != "cpu" else f"{num_threads()} threads"
     )
     return f"jax {jax.__version__} on {name}, ops={self.ops}"
 
-  def peak_bytes(self) -> int:
-    """The most memory in use so far: of the process, or of its GPU."""
-    used = self.devices[0].memory_stats() or {}
-    return used.get("peak_bytes_in_use") or super().peak_bytes()
-
   def convolution(
     self, conv: dict[str, Any], shape: Sequence[int], product: str, dtype: str
-  ) -> Program:
-    """One of the products of a convolution, nothing else.
+  ) -> Workload:
+    """Prepares one product of a convolution, without anything around it.
 
     Args:
       conv: fields of `networks.Conv`.
-      shape: of the images, [batch, height, width, channels].
+      shape: shape of the input, [batch, height, width, channels].
       product: "forward", "input gradient" or "filter gradient".
-      dtype: of everything.
+      dtype: of input, kernel and output.
     """
     layer = networks.Conv(**conv)
     convolve = partial(
@@ -80,17 +75,17 @@ class OurLayers(Peer):
     }
     return self._repeat(products[product], x, kernel, dy)
 
-  def block(self, kind: str, batch: int, dtype: str) -> Program:
-    """A type of convolution, BatchNorm and ReLU: the output and all gradients."""
+  def block(self, kind: str, batch: int, dtype: str) -> Workload:
+    """Prepares output and gradients of a convolution type, BatchNorm and ReLU."""
     values = {"model.dtype": dtype, "model.ops": self.ops, "model.convolution": kind}
     config = config_lib.override(config_lib.Config(), values).model
     slot, parts = networks.convolution_types(config)[kind], models.create(config, 10)
-    plus = parts.batch_norm_relu(train=True)
+    norm_relu = parts.batch_norm_relu(train=True)
     options: dict[str, Any] = {"features": slot.features, "padding": slot.padding}
     options["conv"] = partial(parts.conv, use_bias=False)
     if kind == "spatially_separable":
-      options["between"] = plus
-    module = nn.Sequential([parts.convolution(**options), plus()])
+      options["between"] = norm_relu
+    module = nn.Sequential([parts.convolution(**options), norm_relu()])
     x = _random((batch, slot.height, slot.height, slot.channels), dtype)
     variables = jax.jit(module.init)(jax.random.key(0), x)
 
@@ -106,8 +101,8 @@ class OurLayers(Peer):
     dy = _random(y.shape, dtype)
     return self._repeat(forward_and_backward, variables["params"], x, dy)
 
-  def _repeat(self, function: Callable, *operands: Any) -> Program:
-    """A call after the other, each writing its result over the last one's."""
+  def _repeat(self, function: Callable, *operands: Any) -> Workload:
+    """Returns repeated calls of `function`; each overwrites the last one's result."""
     once = jax.jit(
       lambda result, *operands: function(*operands),
       donate_argnums=0,
@@ -126,7 +121,7 @@ class OurLayers(Peer):
         result = once(result, *operands)
       jax.block_until_ready(result)
 
-    return Program(run)
+    return Workload(run)
 
 
 def _random(shape: Sequence[int], dtype: str) -> jax.Array:

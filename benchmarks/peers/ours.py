@@ -1,49 +1,40 @@
-"""This project's own training and inference, as `cifar_flax.train` runs them."""
+"""Measures this project's training and inference, as the trainer runs them."""
 
 import jax
 import numpy as np
 
-from benchmarks.peers import ROOT, Program, data_options, fixed_batch, load_config
+from benchmarks.peers import ROOT, Workload, data_options, fixed_batch, load_config
 from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
 from cifar_flax import steps
 from cifar_flax.trainer import STEPS_PER_DISPATCH, Trainer
 
-EXAMPLES = 50_000  # of an epoch: schedules and the dispatch size depend on it
-SHORT_EPOCH = 16  # steps, where one takes a large part of a second
+EXAMPLES = 50_000  # per epoch; schedules and the dispatch size depend on it
+SHORT_EPOCH = 16  # steps on a CPU, where one takes a large part of a second
 
 
 class Ours(OurLayers):
-  """`cifar_flax.steps.Program` on all devices, and single layers."""
+  """This project on all devices: `steps.Program`, the trainer, and single layers."""
 
   def dispatch_size(self) -> int:
-    """Steps in a call, where the config leaves it open."""
+    """Returns the steps per call of a config that does not set them."""
     platform = self.devices[0].platform
     return STEPS_PER_DISPATCH.get(platform, EXAMPLES // 128)
 
-  def train(
-    self, net: str, batch: int, dtype: str, dispatch: int = 0, loop: str = ""
-  ) -> Program:
-    """The training step on one batch.
+  def train(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the training step on one batch.
 
-    Args:
-      net: the network.
-      batch: images a step.
-      dtype: of activations.
-      dispatch: steps in a call; 0 for as many as the trainer makes.
-      loop: "fori", as the trainer has it; "scan", over steps; or "none", a step a
-        call. "" is "none" for XLA's own operations on a CPU: in a loop their
-        gradients fall back to naive code, tens of seconds a step.
+    The steps run in the trainer's loop, or in separate calls if `naive_in_loops`.
     """
     config = load_config(net, batch, dtype, ops=self.ops)
     program = steps.Program(config, self.devices, 10, EXAMPLES)
     state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
     parameters = _count(state.params) + _count(state.batch_stats)
     state, *data = steps.replicate((state, *fixed_batch(batch)), self.devices)
-    loop = loop or ("none" if self.naive_in_loops else "fori")
-    size = 1 if loop == "none" else dispatch or self.dispatch_size()
+    size, train_steps = self.dispatch_size(), program.train_steps
+    if self.naive_in_loops:
+      size, train_steps = 1, self._single_step(config, program)
     indices = self._indices(batch, size)
-    train_steps = self._loop(loop, config, program)
 
     def run(num_steps: int) -> None:
       nonlocal state
@@ -51,34 +42,23 @@ class Ours(OurLayers):
         state, _ = train_steps(state, *data, np.int32(size), indices)
       jax.block_until_ready(state)
 
-    return Program(run, size, {"parameters": parameters})
+    return Workload(run, size, {"parameters": parameters})
 
-  def _loop(self, loop: str, config: config_lib.Config, program: steps.Program):
-    """What takes the arguments of `program.train_steps`, by another way."""
-    if loop == "fori":
-      return program.train_steps
+  def _single_step(self, config: config_lib.Config, program: steps.Program):
+    """Returns a step that takes the arguments of `program.train_steps`."""
     step = steps.make_train_step(
       config, program.network, program.tx, program.steps_per_epoch
     )
 
-    def one_step(state, images, labels, num_steps, indices):
+    def single_step(state, images, labels, num_steps, indices):
       del num_steps
       return step(state, images, labels, indices[0])
 
-    def scan_steps(state, images, labels, num_steps, indices):
-      del num_steps
-
-      def body(state, indices):
-        return step(state, images, labels, indices)
-
-      return jax.lax.scan(body, state, indices)
-
-    chosen = {"none": one_step, "scan": scan_steps}[loop]
     options = self.operations.compiler_options
-    return steps.map_over_devices(chosen, self.devices, 1, 0, options)
+    return steps.map_over_devices(single_step, self.devices, 1, 0, options)
 
-  def infer(self, net: str, batch: int, dtype: str) -> Program:
-    """The evaluation step: forward, the right ones counted."""
+  def infer(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the evaluation step: forward pass and metrics."""
     config = load_config(net, batch, dtype, ops=self.ops)
     program = steps.Program(config, self.devices, 10, EXAMPLES)
     state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
@@ -95,12 +75,12 @@ class Ours(OurLayers):
         sums = program.eval_steps(sums, variables, *data, np.int32(size), indices, mask)
       jax.block_until_ready(sums)
 
-    return Program(run, size)
+    return Workload(run, size)
 
-  def epoch(self, net: str, dtype: str, data: str) -> Program:
-    """The trainer's epoch, augmentation and progress included, on real images.
+  def epoch(self, net: str, dtype: str, data: str) -> Workload:
+    """Prepares an epoch of the trainer on real images, augmentation included.
 
-    On a CPU of `SHORT_EPOCH` steps, to fit into a window.
+    On a CPU, an epoch has `SHORT_EPOCH` steps.
     """
     trainer = self._trainer(net, dtype, data)
     steps_per_epoch = trainer.program.steps_per_epoch
@@ -108,13 +88,13 @@ class Ours(OurLayers):
     def run(num_steps: int) -> None:
       for _ in range(num_steps // steps_per_epoch):
         list(trainer.train_epoch())
-        trainer.history.append({})  # what tells the trainer that the next one begins
+        trainer.history.append({})  # makes the trainer begin the next epoch
 
     name = trainer.dataset.info.name
-    return Program(run, steps_per_epoch, {"data": name})
+    return Workload(run, steps_per_epoch, {"data": name})
 
-  def evaluate(self, net: str, dtype: str, data: str) -> Program:
-    """The trainer's evaluation on real images."""
+  def evaluate(self, net: str, dtype: str, data: str) -> Workload:
+    """Prepares the trainer's evaluation on real images."""
     trainer = self._trainer(net, dtype, data)
     size = trainer.config.eval_batch_size
     num_steps = -(-len(trainer.dataset.eval.labels) // size)
@@ -123,7 +103,7 @@ class Ours(OurLayers):
       for _ in range(steps // num_steps):
         trainer.evaluation()
 
-    return Program(run, num_steps, {"data": trainer.dataset.info.name})
+    return Workload(run, num_steps, {"data": trainer.dataset.info.name})
 
   def _trainer(self, net: str, dtype: str, data: str) -> Trainer:
     config = config_lib.load(str(ROOT / "configs" / f"{net}.py"))
@@ -136,7 +116,7 @@ class Ours(OurLayers):
     return trainer
 
   def _indices(self, batch: int, size: int) -> np.ndarray:
-    """The same `batch` images in each of `size` steps."""
+    """Returns indices that select the same `batch` images in each of `size` steps."""
     one = np.arange(batch, dtype=np.int32).reshape(len(self.devices), 1, -1)
     return np.ascontiguousarray(np.broadcast_to(one, (len(one), size, one.shape[2])))
 

@@ -8,23 +8,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import networks
-from benchmarks.peers import Peer, Program, fixed_batch, load_config
+from benchmarks.peers import Peer, Workload, fixed_batch, load_config
 from cifar_flax.config import Model
 
 
 class Branches(nn.ModuleList):
-  """Convolutions of one input; their outputs concatenated."""
+  """Parallel convolutions of one input; their outputs are concatenated."""
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Maps [batch, channels, height, width]."""
+    """Returns all outputs, concatenated along the channels, [batch, c, h, w]."""
     return torch.cat([branch(x) for branch in self], dim=1)
 
 
 def build(layers: Sequence[networks.Layer], shape: tuple[int, int, int]) -> nn.Module:
-  """A network of `layers` for images of `shape` (channels, height, width)."""
+  """Builds a network for images of `shape` (channels, height, width)."""
   net = nn.Sequential(*map(_module, layers))
   with torch.no_grad():
-    net.eval()(torch.zeros(1, *shape))  # the lazy modules learn their input's size
+    net.eval()(torch.zeros(1, *shape))  # lazy modules take their input's size
   return net.train()
 
 
@@ -51,11 +51,11 @@ def _module(layer: networks.Layer) -> nn.Module:
 
 
 class PyTorch(Peer):
-  """On the GPU if there is one, in TF32 or under bfloat16's autocast.
+  """PyTorch, on the GPU if there is one, in TF32 or under autocast to bfloat16.
 
   Attributes:
-    layout: of images and kernels in memory.
-    compiled: whether `torch.compile` makes one function of the forward pass and loss.
+    layout: memory format of images and kernels.
+    compiled: whether `torch.compile` compiles the forward pass and the loss.
   """
 
   def __init__(self, channels_last: bool = True, compiled: bool = False):
@@ -69,7 +69,7 @@ class PyTorch(Peer):
       torch.backends.cudnn.allow_tf32 = True
 
   def describe(self) -> str:
-    """Version, device and threads, in a line."""
+    """Returns version, device and threads, in one line."""
     name = f"{torch.get_num_threads()} threads"
     if self.device.type == "cuda":
       name = torch.cuda.get_device_name()
@@ -77,17 +77,11 @@ class PyTorch(Peer):
     how = f"torch.compile, mode {self._mode()}" if self.compiled else "eager"
     return f"torch {torch.__version__} on {name}, {layout}, {how}"
 
-  def peak_bytes(self) -> int:
-    """The most memory in use so far: of the process, or of its GPU."""
-    if self.device.type == "cuda":
-      return torch.cuda.max_memory_allocated()
-    return super().peak_bytes()
-
-  def train(self, net: str, batch: int, dtype: str) -> Program:
-    """The training step on one batch."""
+  def train(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the training step on one batch."""
     module = self._network(net)
     x, y = self._batch(batch)
-    # With foreach=True, or neither, `net6b` on two cores takes 1.1 times as long.
+    # foreach=True and the default both take 1.1 times as long (`net6b`, two cores).
     rate = load_config(net).schedule.learning_rate
     adam = torch.optim.Adam(module.parameters(), rate, eps=1e-7, fused=True)
 
@@ -105,23 +99,23 @@ class PyTorch(Peer):
 
     tensors = [*module.parameters(), *module.buffers()]
     parameters = sum(t.numel() for t in tensors if t.is_floating_point())
-    return Program(self._repeat(step), facts={"parameters": parameters})
+    return Workload(self._repeat(step), facts={"parameters": parameters})
 
-  def infer(self, net: str, batch: int, dtype: str) -> Program:
-    """Forward, the right ones counted."""
+  def infer(self, net: str, batch: int, dtype: str) -> Workload:
+    """Prepares the forward pass; it counts the correct predictions."""
     module = self._network(net).eval()
     x, y = self._batch(batch)
 
-    def count_right() -> torch.Tensor:
+    def count_correct() -> torch.Tensor:
       with self._autocast(dtype):
         return (module(x.float() / 255).argmax(1) == y).sum()
 
-    return Program(torch.inference_mode()(self._repeat(self._compile(count_right))))
+    return Workload(torch.inference_mode()(self._repeat(self._compile(count_correct))))
 
   def convolution(
     self, conv: dict[str, Any], shape: Sequence[int], product: str, dtype: str
-  ) -> Program:
-    """One of the products of a convolution, as autograd computes it."""
+  ) -> Workload:
+    """Prepares one product of a convolution, as autograd computes it."""
     layer = networks.Conv(**conv)
     batch, height, width, channels = shape
     rows, columns = layer.size
@@ -140,10 +134,10 @@ class PyTorch(Peer):
       else:
         backward(dy, x, kernel, None, *numbers, mask)
 
-    return Program(self._repeat(step))
+    return Workload(self._repeat(step))
 
-  def block(self, kind: str, batch: int, dtype: str) -> Program:
-    """A type of convolution, BatchNorm and ReLU: the output and all gradients."""
+  def block(self, kind: str, batch: int, dtype: str) -> Workload:
+    """Prepares output and gradients of a convolution type, BatchNorm and ReLU."""
     slot = networks.convolution_types(Model())[kind]
     shape = (slot.channels, slot.height, slot.height)
     module: Any = build(slot.layers, shape)
@@ -157,11 +151,11 @@ class PyTorch(Peer):
 
     dy = torch.rand_like(forward())
     forward = self._compile(forward)
-    return Program(self._repeat(lambda: torch.autograd.grad(forward(), inputs, dy)))
+    return Workload(self._repeat(lambda: torch.autograd.grad(forward(), inputs, dy)))
 
   def _mode(self) -> str:
-    # On a GPU it times kernels against each other and captures CUDA graphs. On a CPU
-    # neither that nor freezing the weights made inference with `net6b` any faster.
+    # On a GPU, max-autotune selects kernels by their time and captures CUDA graphs. On
+    # a CPU, neither it nor freezing the weights made inference with `net6b` faster.
     return "max-autotune" if self.device.type == "cuda" else "default"
 
   def _compile(self, function):
@@ -169,7 +163,7 @@ class PyTorch(Peer):
 
   def _network(self, net: str) -> nn.Module:
     layers = networks.LAYERS[net](load_config(net).model)
-    module: Any = build(layers, (3, 32, 32))  # Any: `to` has a form mypy doesn't know
+    module: Any = build(layers, (3, 32, 32))  # Any: mypy rejects memory_format
     return module.to(self.device, memory_format=self.layout)
 
   def _batch(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:

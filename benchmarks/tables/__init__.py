@@ -1,44 +1,36 @@
-"""The tables: each a function of the options and a budget that returns `Table`s."""
+"""The tables: each module has a `make` that measures, and yields finished tables."""
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Iterator
 
-from benchmarks.comparison import Budget
 from cifar_flax.tables import Table
 
-# number -> module, and its share of the time beside the others'
-TABLES = {
-  "1": ("throughput", 6),
-  "2": ("convolutions", 4),
-  "3": ("epoch", 3),
-  "4": ("startup", 2),
-  "5": ("memory", 2),
-  "6": ("batch_size", 3),
-  "7": ("dispatch", 4),
-}
+# number -> module
+TABLES = {"1": "throughput", "2": "convolutions", "3": "epoch", "4": "startup"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line asked for.
+  """The options of the command line.
 
   Attributes:
-    nets: names of networks; () leaves it to the table.
+    nets: names of networks; () for those that a table measures by default.
     peers: names in `peers.PEERS`.
     dtype: of activations.
     data: TFDS folder with CIFAR-10, or "".
-    batches: images a step, for the table that compares them; () leaves it to it.
+    windows: of each measurement.
   """
 
   nets: tuple[str, ...]
   peers: tuple[str, ...]
   dtype: str
   data: str
-  batches: tuple[int, ...] = ()
+  windows: int
 
 
-def lookup(number: str) -> Callable[[Options, Budget], list[Table]]:
-  """The function that makes a table."""
-  module = f"benchmarks.tables.{TABLES[number][0]}"
-  return importlib.import_module(module).make
+def make(number: str, options: Options) -> Iterator[Table]:
+  """Measures table `number`; yields each of its parts when it is finished."""
+  yield from importlib.import_module(f"benchmarks.tables.{TABLES[number]}").make(
+    options
+  )

@@ -1,18 +1,12 @@
-"""Table 2: each convolution by itself, and each type with BatchNorm and ReLU."""
+"""Table 2: single convolutions, and each convolution type with BatchNorm and ReLU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from benchmarks.comparison import (
-  Budget,
-  Comparison,
-  affordable,
-  compare_peers,
-  new_table,
-)
+from benchmarks.comparison import Comparison, compare_peers, new_table
 from benchmarks.networks import Conv, convolution_types
 from benchmarks.peers import BATCH
-from benchmarks.statistics import Bound, median
+from benchmarks.statistics import median
 from benchmarks.tables import Options
 from benchmarks.workers import started
 from cifar_flax.config import Model
@@ -21,12 +15,11 @@ from cifar_flax.tables import Table
 SINGLE_PEERS = ("ours", "lax", "torch")
 TYPE_PEERS = (*SINGLE_PEERS, "torch_compile")
 PRODUCTS = ("forward", "input gradient", "filter gradient")
-WINDOW_SECONDS = 0.2  # a product takes milliseconds
-TYPE_BOUND = Bound(1.0, 1.3)
+WINDOW_SECONDS = 0.2  # short, since a product takes only milliseconds
 
 
 class Case(NamedTuple):
-  """A convolution of square images, as large as a network has it."""
+  """A convolution that occurs in one of the networks, with its square input."""
 
   height: int
   channels: int
@@ -43,7 +36,7 @@ class Case(NamedTuple):
     )
 
   def gflop(self) -> float:
-    """Multiplications and additions of a product for a batch, padding included."""
+    """Returns the 10^9 operations of a product for a batch, padding included."""
     rows, columns = self.conv.size
     shrinks = self.conv.padding == "VALID"
     height, width = (self.height - shrinks * (side - 1) for side in self.conv.size)
@@ -51,7 +44,7 @@ class Case(NamedTuple):
     return 2e-9 * BATCH * sums * self.channels / self.conv.groups
 
   def show(self, seconds: float) -> str:
-    """A cell: milliseconds and GFLOP/s."""
+    """Returns a cell: milliseconds and GFLOP/s."""
     return f"{1e3 * seconds:.2f} ({self.gflop() / seconds:,.0f})"
 
 
@@ -75,42 +68,46 @@ CASES = (
 )
 
 
-def make(options: Options, budget: Budget) -> list[Table]:
-  """Two tables; the first has two thirds of the time."""
-  first = single(options, budget.part(2 / 3))
-  return [first, types(options, budget)]
+def make(options: Options) -> Iterator[Table]:
+  """Measures single convolutions, then convolution types."""
+  yield single(options)
+  yield types(options)
 
 
-def single(options: Options, budget: Budget) -> Table:
-  """Forward, input gradient and filter gradient of every case."""
+def single(options: Options) -> Table:
+  """Measures the forward pass and both gradients of every case."""
   peers = [peer for peer in SINGLE_PEERS if peer in options.peers]
+  rates = [f"{peer} ms (GFLOP/s)" for peer in peers]
   table = new_table(
     f"2a. Convolutions, batch {BATCH}, {options.dtype}; ratio of ours to torch",
-    ["convolution", "", "of ceiling", *(f"{peer} ms (GFLOP/s)" for peer in peers)],
-    verdict=False,
+    ["convolution", "product", "of ceiling", *rates],
   )
-  rows = {f"{case} {p}": (case, p) for case in CASES for p in PRODUCTS}
   found: list[tuple[Case, Comparison]] = []
   with started(peers, table.note) as workers:
-    for row, share in affordable(list(rows), budget, table, seconds=5):
-      case, product = rows[row]
-      shape = [BATCH, case.height, case.height, case.channels]
-      task = {"conv": case.conv._asdict(), "shape": shape, "product": product}
-      task["dtype"] = options.dtype
+    for case, product in ((case, product) for case in CASES for product in PRODUCTS):
+      arguments = {
+        "conv": case.conv._asdict(),
+        "shape": [BATCH, case.height, case.height, case.channels],
+        "product": product,
+        "dtype": options.dtype,
+      }
       result = compare_peers(
-        workers, "convolution", task, budget, share, WINDOW_SECONDS
+        workers, "convolution", arguments, options.windows, WINDOW_SECONDS
       )
-      cells = [*result.cells(peers, case.show), *result.verdict("torch", "ours")]
+      cells = [*result.cells(peers, case.show), *result.speedup("ours", over="torch")]
       table.rows.append([str(case), product, *cells])
-      table.note(*result.notes, row=row)
+      table.note(*result.notes, row=f"{case} {product}")
       found.append((case, result))
   _add_ceiling(table, found)
-  table.note("a call each; in a loop, XLA:CPU's own gradients (lax) are far slower")
+  table.note(
+    "each step is a call of its own; in a loop, the gradients of XLA:CPU (lax) are far "
+    "slower"
+  )
   return table
 
 
 def _add_ceiling(table: Table, found: Sequence[tuple[Case, Comparison]]) -> None:
-  """Puts the third cell into each row: our rate over the best of all."""
+  """Inserts the third cell of each row: our rate relative to the best rate of all."""
   rates = [
     {name: case.gflop() / median(windows) for name, windows in result.seconds.items()}
     for case, result in found
@@ -121,23 +118,24 @@ def _add_ceiling(table: Table, found: Sequence[tuple[Case, Comparison]]) -> None
   table.note(f"the ceiling is the best rate in this table, {ceiling:,.0f} GFLOP/s")
 
 
-def types(options: Options, budget: Budget) -> Table:
-  """Forward and backward of every type where a network uses it."""
+def types(options: Options) -> Table:
+  """Measures forward and backward of every convolution type, as a network uses it."""
   peers = [peer for peer in TYPE_PEERS if peer in options.peers]
   table = new_table(
-    f"2b. Types with the BatchNorm and ReLU around them, forward + backward, ms, batch "
-    f"{BATCH}, {options.dtype}; ratio of ours to the better PyTorch",
+    f"2b. Convolution types with their BatchNorm and ReLU, forward + backward, ms, "
+    f"batch {BATCH}, {options.dtype}; ratio of ours to the faster PyTorch",
     ["type", "input", *peers],
   )
-  slots = convolution_types(Model())
   with started(peers, table.note) as workers:
-    for kind, share in affordable(list(slots), budget, table, seconds=10):
-      task = {"kind": kind, "batch": BATCH, "dtype": options.dtype}
-      result = compare_peers(workers, "block", task, budget, share, WINDOW_SECONDS)
-      shape = f"{slots[kind].height}x{slots[kind].height}x{slots[kind].channels}"
+    for kind, slot in convolution_types(Model()).items():
+      arguments = {"kind": kind, "batch": BATCH, "dtype": options.dtype}
+      result = compare_peers(
+        workers, "block", arguments, options.windows, WINDOW_SECONDS
+      )
       best = result.best(("torch", "torch_compile"))
       cells = result.cells(peers, lambda seconds: f"{1e3 * seconds:.2f}")
-      cells += result.verdict(best, "ours", TYPE_BOUND)
+      cells += result.speedup("ours", over=best)
+      shape = f"{slot.height}x{slot.height}x{slot.channels}"
       table.rows.append([kind, shape, *cells])
       table.note(*result.notes, row=kind)
   return table

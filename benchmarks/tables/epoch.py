@@ -1,42 +1,44 @@
-"""Table 3: a real epoch with augmentation beside as many steps on one batch."""
+"""Table 3: the trainer on real images beside the same steps on one fixed batch.
 
-from benchmarks.comparison import Budget, Job, affordable, compare, new_table
+What the trainer is slower is what augmentation, progress and metrics cost.
+"""
+
+from collections.abc import Iterator
+
+from benchmarks.comparison import Measurement, compare, new_table
 from benchmarks.peers import BATCH
-from benchmarks.statistics import Bound
 from benchmarks.tables import Options
 from benchmarks.workers import started
 from cifar_flax.tables import Table
 
-BOUND = Bound(1.05, 1.02, at_most=True)
 EVAL_BATCH = 512  # `eval_batch_size` of the configs
+# phase -> method of the trainer, method on a fixed batch, images per step
+PHASES = {"train": ("epoch", "train", BATCH), "eval": ("evaluate", "infer", EVAL_BATCH)}
+NAMES = ("trainer", "fixed batch")
 
 
-def make(options: Options, budget: Budget) -> list[Table]:
-  """Training and evaluation of each network."""
-  names = ("trainer", "one batch")
+def make(options: Options) -> Iterator[Table]:
+  """Measures training and evaluation of each network."""
   table = new_table(
-    f"3. Images/s of the trainer on real images, {options.dtype}; ratio of the seconds",
-    ["network", "", *names],
+    f"3. Images/s of the trainer on real images, {options.dtype}; ratio of the trainer "
+    "to a fixed batch",
+    ["network", "phase", *NAMES],
   )
-  rows = {"train": ("epoch", "train", BATCH), "eval": ("evaluate", "infer", EVAL_BATCH)}
-  nets = options.nets or ("net6b",)
-  for net, share in affordable(nets, budget, table, seconds=30):
-    for row, (real, fixed, batch) in rows.items():
-      task = {"net": net, "dtype": options.dtype}
-      with started(dict.fromkeys(names, "ours"), table.note) as workers:
-        if len(workers) < len(names):
+  for net in options.nets or ("net6b",):
+    for phase, (real, fixed, batch) in PHASES.items():
+      arguments = {"net": net, "dtype": options.dtype}
+      with started(dict.fromkeys(NAMES, "ours"), table.note) as workers:
+        if len(workers) < len(NAMES):
           continue
-        jobs = {
-          "trainer": Job(workers["trainer"], real, {**task, "data": options.data}),
-          "one batch": Job(workers["one batch"], fixed, {**task, "batch": batch}),
+        trainer, fixed_batch = (workers[name] for name in NAMES)
+        measurements = {
+          "trainer": Measurement(trainer, real, arguments | {"data": options.data}),
+          "fixed batch": Measurement(fixed_batch, fixed, arguments | {"batch": batch}),
         }
-        result = compare(jobs, budget, share / 2, keep=names)
-      verdict = result.verdict(
-        "trainer", "one batch", BOUND if row == "train" else None
-      )
-      cells = [*result.rates(names, batch), *verdict]
-      table.rows.append([net, row, *cells, *(["no bound"] if row == "eval" else [])])
-      table.note(*result.notes, row=f"{net} {row}")
+        result = compare(measurements, options.windows)
+      cells = [*result.rates(NAMES, batch), *result.speedup(*NAMES)]
+      table.rows.append([net, phase, *cells])
+      table.note(*result.notes, row=f"{net} {phase}")
       if data := result.facts.get("trainer", {}).get("data"):
         table.note(f"images: {data}")
-  return [table]
+  yield table

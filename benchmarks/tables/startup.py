@@ -1,52 +1,48 @@
-"""Table 4: from the command to the first step, with and without its caches."""
+"""Table 4: seconds from the command to the first step, with and without caches."""
 
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
-from benchmarks.comparison import Budget, affordable
+from benchmarks import statistics
 from benchmarks.peers import ROOT, data_options
-from benchmarks.statistics import Bound, median, median_interval
 from benchmarks.tables import Options
 from cifar_flax.tables import Table
 
-BOUND = Bound(10.0, 5.0, at_most=True)
-WARM_STARTS = 7
-SIGN = "first step"  # of the line that says that it is made
+SIGN = "first step"  # begins the line that a run writes after its first step
 
 
-def make(options: Options, budget: Budget) -> list[Table]:
-  """One start with empty caches, then several with what it left in them."""
+def make(options: Options) -> Iterator[Table]:
+  """Measures one start with empty caches, then several with the caches it filled."""
   table = Table(
     f"4. Seconds from the command to the first step, {options.dtype}",
-    ["network", "caches empty", "filled [95 %]", "starts", "verdict"],
-    notes=["the caches: of compiled programs, and of decoded images"],
+    ["network", "caches empty", "caches filled [95 %]", "starts"],
+    notes=["the caches hold compiled programs and decoded images"],
   )
-  nets = options.nets or ("net6b",)
-  for net, share in affordable(nets, budget, table, seconds=60):
-    fair = budget.part(share)
+  for net in options.nets or ("net6b",):
     with tempfile.TemporaryDirectory() as folder:
       try:
-        cold, warm = _start(net, options, folder), [_start(net, options, folder)]
-        while len(warm) < WARM_STARTS and fair.left() > warm[-1]:
-          warm.append(_start(net, options, folder))
+        cold = _start(net, options, folder)
+        warm = [_start(net, options, folder) for _ in range(options.windows)]
       except RuntimeError as error:
         table.note(f"{net}: {error}")
         continue
-    interval = median_interval(warm)
-    shown = f"[{interval.low:.1f}, {interval.high:.1f}]" if interval else "[-]"
-    cells = [f"{cold:.1f}", f"{median(warm):.1f} {shown}", str(len(warm))]
-    table.rows.append([net, *cells, BOUND.verdict(interval)])
-  return [table]
+    shown = statistics.show(warm, digits=1)
+    table.rows.append([net, f"{cold:.1f}", shown, str(len(warm))])
+  yield table
 
 
 def _start(net: str, options: Options, folder: str) -> float:
-  """Seconds until a run with its caches in `folder` has made a step, and no more.
+  """Starts a run with its caches in `folder`; ends it after its first step.
+
+  Returns:
+    The seconds from the command to the first step.
 
   Raises:
-    RuntimeError: it made none; the last line it wrote.
+    RuntimeError: the run ended before its first step; names the last line it wrote.
   """
   command = [sys.executable, "-m", "cifar_flax.main", "--config", f"configs/{net}.py"]
   values = {"model.dtype": options.dtype, **data_options(options.data)}
@@ -65,4 +61,4 @@ def _start(net: str, options: Options, folder: str) -> float:
           seconds = time.perf_counter() - begun
           process.kill()
           return seconds
-  raise RuntimeError(f"has made no step; it wrote last: {line.strip()}")
+  raise RuntimeError(f"the run ended before its first step: {line.strip()}")

@@ -12,6 +12,36 @@ from cifar_flax.ops import Purpose
 ZOOM_CENTER = 16.5
 
 
+def pixels(images: jax.Array, dtype: jnp.dtype | type = jnp.float32) -> jax.Array:
+  """Converts bytes to numbers in [0, 1], the only convention of the networks' inputs.
+
+  Args:
+    images: uint8, of any shape.
+    dtype: of the result.
+
+  Returns:
+    images / 255 in that type.
+  """
+  return images.astype(dtype) / 255
+
+
+def training_view(
+  images: jax.Array, example_keys: jax.Array, config: Augmentation, dtype=jnp.float32
+) -> jax.Array:
+  """Returns what a training step makes of images before the network sees them.
+
+  Args:
+    images: uint8 [batch, size, size, channels].
+    example_keys: uint32 [batch], from `ops.example_keys` for the step.
+    config: which augmentation, and how much.
+    dtype: of the result.
+
+  Returns:
+    The augmented images in [0, 1] (to within rounding), of the same shape.
+  """
+  return augment(pixels(images, dtype), example_keys, config)
+
+
 def augment(
   images: jax.Array, example_keys: jax.Array, config: Augmentation
 ) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Which image goes where: a function of seed, epoch and step, on the host."""
+"""Computes on the host which images are in each batch, from seed, epoch and sizes."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from cifar_flax import ops
 
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-  """A permutation of the examples, for one epoch.
+  """Returns a permutation of the examples for one epoch.
 
-  Sorted by the project's own hash and not by a library's generator, whose stream
-  may change from version to version.
+  The examples are sorted by the project's own hash, because the stream of a library's
+  random generator may change from version to version.
 
   Args:
-    seed: of the run.
-    epoch: from 0.
-    num_examples: n.
+    seed: The run's seed.
+    epoch: The epoch, counted from 0.
+    num_examples: Number of examples n.
 
   Returns:
-    int32 [n].
+    int32 `[n]`.
   """
   keys = ops.hash_uint32(ops.Purpose.EPOCH_ORDER, seed, epoch, np.arange(num_examples))
   return np.argsort(keys, kind="stable").astype(np.int32)
@@ -26,13 +26,14 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def train_indices(
   seed: int, epoch: int, num_examples: int, batch_size: int, num_devices: int
 ) -> np.ndarray:
-  """An epoch's batches; the num_examples % batch_size last images are left out.
+  """Returns the example indices of an epoch's batches, without the incomplete last one.
 
-  Which ones those are changes from epoch to epoch. Batch k holds the same images
-  for any number of devices.
+  The `num_examples % batch_size` images that an epoch drops differ from epoch to epoch,
+  because each epoch has its own order. Batch k holds the same images for any number of
+  devices.
 
   Returns:
-    int32 [num_devices, steps, batch_size / num_devices].
+    int32 `[num_devices, steps, batch_size / num_devices]`.
   """
   steps = num_examples // batch_size
   order = epoch_order(seed, epoch, num_examples)[: steps * batch_size]
@@ -42,11 +43,12 @@ def train_indices(
 def eval_indices(
   num_examples: int, batch_size: int, num_devices: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Every image once, the last batch padded.
+  """Returns batches that hold every image once, with the last batch padded.
 
   Returns:
-    Indices, int32 [num_devices, steps, batch], and a mask of the same shape, float32:
-    1 for an image, 0 for padding; num_devices * batch is `batch_size`, rounded up.
+    The indices, int32 `[num_devices, steps, batch]`, and a mask of the same shape,
+    float32, which is 1 for an image and 0 for padding. `batch` is
+    `batch_size / num_devices`, rounded up.
   """
   batch = -(-batch_size // num_devices)
   steps = -(-num_examples // (batch * num_devices))

@@ -1,8 +1,8 @@
-"""Keeps decoded datasets in the user's cache folder: decoding takes seconds.
+"""Caches decoded datasets in the user's cache folder, because decoding takes seconds.
 
-One uncompressed npz file per dataset, named by the hash of the dataset's files, with
-the fingerprint of its examples. Its members carry checksums, and nothing in it is
-executed.
+Each dataset is one uncompressed npz file, named after the hash of the dataset's files.
+It holds the arrays and the fingerprint of the examples. The zip format checks each
+member's checksum on reading, and nothing is unpickled.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ import numpy as np
 from cifar_flax import caches
 from cifar_flax.data.records import Records
 
-FOLDER = "data"  # of `caches.private_folder`
+FOLDER = "data"  # the name given to `caches.private_folder`
 _FIELDS = ("images", "labels", "ids")
 
 
 def load(
   key: str, counts: dict[str, int], num_classes: int
 ) -> tuple[dict[str, Records], str] | None:
-  """Returns the cached splits and their fingerprint, or None.
+  """Returns the cached splits and their fingerprint.
 
-  There is nothing to return where nothing is cached, or it is damaged.
+  Returns None if the dataset is not cached or its cache file is damaged.
 
   Args:
-    key: Which dataset.
-    counts: The number of examples each split must have.
-    num_classes: The labels are below it.
+    key: The hash that `store` was given.
+    counts: The number of examples that each split must have.
+    num_classes: The number of classes; every label must be below it.
   """
   try:
     path = caches.private_folder(FOLDER) / f"{key}.npz"
@@ -52,7 +52,7 @@ def load(
 
 
 def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
-  """Writes both atomically; where that is impossible, warns and goes on."""
+  """Writes the splits and their fingerprint atomically; logs a warning if it cannot."""
   arrays = {"fingerprint": np.array(fingerprint)} | {
     f"{name}/{field}": getattr(records, field)
     for name, records in splits.items()
@@ -61,7 +61,7 @@ def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
   try:
     _write(caches.private_folder(FOLDER) / f"{key}.npz", arrays)
   except OSError as error:
-    logging.warning("Going on without a cache of the decoded images (%s).", error)
+    logging.warning("Continuing without a cache of the decoded images (%s).", error)
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

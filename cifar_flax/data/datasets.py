@@ -1,4 +1,4 @@
-"""Loads a data set through TFDS into two arrays, without TensorFlow.
+"""Loads datasets from TFDS's files into NumPy arrays, without TensorFlow.
 
 dataset = datasets.load(config.data)
 dataset.train.images  # uint8 [n, 32, 32, 3]
@@ -16,17 +16,17 @@ from cifar_flax.config import Data
 from cifar_flax.data import cache, records
 from cifar_flax.errors import UserError
 
-# What is read where the split strings do not ask for more.
+# These splits are always decoded; others only if a split string names them.
 _USUAL = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Images and labels, sorted by TFDS's `id` feature.
+  """Images and labels of a split, sorted by TFDS's `id` feature.
 
   Attributes:
     images: uint8 `[examples, 32, 32, 3]`.
-    labels: int32 `[examples]`, from 0 on.
+    labels: int32 `[examples]`, counted from 0.
   """
 
   images: np.ndarray
@@ -35,14 +35,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """Which data these are.
+  """Identifies the data that were loaded.
 
   Attributes:
     name: The dataset's name in TFDS.
     version: Its version in TFDS.
-    download_size: Bytes of the official archive it was prepared from, 0 if unknown.
+    download_size: Bytes of the official files it was prepared from; 0 if unknown.
     fingerprint: sha256 of all examples in their order on disk, in hexadecimal.
-    class_names: The name of each label, in order.
+    class_names: The class names, in the order of the labels.
   """
 
   name: str
@@ -54,7 +54,7 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """What a run trains on, what it is evaluated on, and where both come from."""
+  """The training split, the evaluation split and the identity of the data."""
 
   train: Split
   eval: Split
@@ -62,18 +62,19 @@ class Dataset:
 
 
 def load(config: Data) -> Dataset:
-  """Returns the configured dataset, preparing it first where it is not there yet.
+  """Returns the configured dataset, preparing it first if necessary.
 
   Args:
-    config: A run's `config.data`.
+    config: The `data` part of a run's config.
 
   Raises:
-    UserError: the dataset cannot be found, fetched or read, or a split is impossible.
+    UserError: the dataset cannot be found, downloaded or read, or a split string is
+      invalid or selects no examples.
   """
   folder = _locate(config)
   source = registry.DATASETS.get(config.dataset)
   builder = records.open_folder(folder, source.num_classes if source else None)
-  # Before the slow part, so that a mistyped split is refused at once.
+  # Parsed before the slow decoding, so that a mistyped split fails at once.
   positions = {
     field: _positions(field, spec, builder)
     for field, spec in (
@@ -90,7 +91,7 @@ def load(config: Data) -> Dataset:
   cached = cache.load(key, {n: known[n].num_examples for n in names}, num_classes)
   if cached is None:
     splits = records.read(builder, names)
-    # Of what is always read, so that it is the same whatever the split strings name.
+    # Covers only `_USUAL`, so that it does not depend on the split strings.
     usual = {name: splits[name] for name in names if name in _USUAL}
     fingerprint = records.fingerprint(usual or splits)
     cache.store(key, splits, fingerprint)
@@ -108,10 +109,10 @@ def load(config: Data) -> Dataset:
 
 
 def _locate(config: Data) -> pathlib.Path:
-  """Returns the folder of the prepared dataset, preparing it where there is none."""
+  """Returns the folder of the prepared dataset, preparing it first if necessary."""
   given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   data_dir = pathlib.Path(given).expanduser().absolute()
-  # Imported late: a prepared dataset needs none of the builders.
+  # Builders are imported only here, because a prepared dataset does not need them.
   if config.dataset.startswith(registry.FOLDER):
     from cifar_flax.data.sources import folders
 
@@ -129,7 +130,7 @@ def _locate(config: Data) -> pathlib.Path:
 
 
 def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
-  """Returns which part of which split, in the order on disk, a split string means."""
+  """Returns the split names and on-disk slices that a split string selects."""
   starts = {}
   for name, split in builder.info.splits.items():
     offsets = np.cumsum([0, *split.shard_lengths])
@@ -137,17 +138,17 @@ def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
       starts[os.fspath(path)] = (name, int(offset))
   try:
     instructions = builder.info.splits[spec].file_instructions
-  except Exception as error:  # whatever TFDS's parser raises, it is about this string
+  except Exception as error:  # TFDS's parser raises many exception types
     reason = " ".join(str(error).split())
     raise UserError(
-      f"{field}={spec!r} is no TFDS split: {reason} Write for example train,"
-      " train[:45000], train[10%:] or train[45000:]+test."
+      f"{field}={spec!r} is not a TFDS split: {reason} Valid examples are train,"
+      " train[:45000], train[10%:] and train[45000:]+test."
     ) from error
   parts = []
   for instruction in instructions:
     name, start = starts[os.fspath(instruction.filename)]
     start += instruction.skip
-    if instruction.take > 0:  # it is negative for train[9:3]
+    if instruction.take > 0:  # TFDS returns a negative `take` for train[9:3]
       parts.append((name, slice(start, start + instruction.take)))
   if not parts:
     raise UserError(f"{field}={spec!r} selects no examples; at least one is needed.")
@@ -157,7 +158,7 @@ def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
 def _take(splits: dict[str, records.Records], parts: list[tuple[str, slice]]) -> Split:
   def joined(field: str) -> np.ndarray:
     pieces = [getattr(splits[name], field)[part] for name, part in parts]
-    # One piece is a view, which spares the images a copy that shows when starting.
+    # A single piece stays a view: copying the images would delay the start noticeably.
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
   order = np.argsort(joined("ids"), kind="stable")

@@ -1,4 +1,4 @@
-"""Pictures of any size and colours to what the networks take, and back."""
+"""Finds picture files and converts them to the 32x32 RGB arrays that networks take."""
 
 import pathlib
 import warnings
@@ -11,23 +11,23 @@ from cifar_flax.errors import UserError
 
 SIDE = 32
 SUFFIXES = (".png", ".jpg", ".jpeg")
-# No others: some of Pillow's readers start programs.
+# Other formats are excluded because some of Pillow's readers start programs.
 _FORMATS = ("PNG", "JPEG")
 
 
 def read(path: pathlib.Path) -> np.ndarray:
-  """A PNG or JPEG as uint8 `[32, 32, 3]`.
+  """Reads a PNG or JPEG and returns it as uint8 `[32, 32, 3]`.
 
-  A picture of that size keeps its pixels. Another one is cut to a square around its
-  middle and resized (Lanczos). Transparent parts become white, sixteen bits eight, and
-  a camera's note on how it was held is followed.
+  A picture of 32x32 pixels keeps its pixels. Any other picture is cropped to a centred
+  square and resized with a Lanczos filter. Transparent parts become white, 16-bit grey
+  is converted to 8 bits, and the EXIF orientation is applied.
 
   Raises:
-    UserError: it is not such a file, is damaged, or has too many pixels.
+    UserError: the file is not a PNG or JPEG, is damaged, or has too many pixels.
   """
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("error")  # of bombs and of damage that Pillow puts up with
+      warnings.simplefilter("error")  # e.g. for huge images and tolerated damage
       with Image.open(path, formats=_FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         square = ImageOps.fit(_to_rgb(upright), (SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-  if image.mode.startswith(("I", "F")):  # sixteen bits of grey
+  if image.mode.startswith(("I", "F")):  # 16-bit grey
     grey = np.asarray(image, np.float64) / 257
     return Image.fromarray(np.uint8(np.clip(np.round(grey), 0, 255))).convert("RGB")
   if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
@@ -53,11 +53,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def find(places: list[str], lines: Iterator[str]) -> Iterator[pathlib.Path]:
-  """Files that arguments name: a file, all pictures of a folder, `-` for a list.
+  """Yields the files that command-line arguments name.
 
   Args:
-    places: the arguments.
-    lines: of the list.
+    places: The arguments. A folder stands for all pictures in it, `-` for the paths in
+      `lines`, and anything else is the path of a file.
+    lines: The lines of standard input, with a path each.
   """
   for place in places:
     if place == "-":

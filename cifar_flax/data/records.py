@@ -1,4 +1,4 @@
-"""Reads a dataset that TFDS prepared as array_record, without TensorFlow."""
+"""Reads datasets that TFDS prepared as array_record, without TensorFlow."""
 
 import dataclasses
 import hashlib
@@ -24,12 +24,12 @@ _FORMAT = "array_record"
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """One split in the order it has on disk, which is what TFDS's slices refer to.
+  """One split, in its order on disk, which is the order that TFDS's slices refer to.
 
   Attributes:
     images: uint8 `[examples, 32, 32, 3]`.
     labels: int32 `[examples]`.
-    ids: The `id` feature as bytes `[examples]`.
+    ids: The values of the `id` feature, bytes `[examples]`.
   """
 
   images: np.ndarray
@@ -37,7 +37,7 @@ class Records:
   ids: np.ndarray
 
   def fits(self, num_examples: int, num_classes: int) -> bool:
-    """Whether shapes, types and labels are those of so many examples and classes."""
+    """Returns whether shapes, dtypes and labels match the given numbers."""
     return (
       self.images.shape == (num_examples, *IMAGE_SHAPE)
       and self.images.dtype == np.uint8
@@ -53,33 +53,33 @@ def _damaged(path: pathlib.Path, reason: object) -> UserError:
   folder = path if path.is_dir() else path.parent
   first_line = str(reason).partition("\n")[0]
   return UserError(
-    f"{path}: {first_line}. Delete {folder} to have it prepared again, or set"
+    f"{path}: {first_line}. Delete {folder} so that it is prepared again, or set"
     " data.data_dir to an intact copy."
   )
 
 
 def open_folder(folder: pathlib.Path, num_classes: int | None) -> Any:
-  """Returns TFDS's builder for a prepared folder, with its features checked.
+  """Returns TFDS's builder for a prepared folder, after checking its features.
 
   Args:
     folder: `<data_dir>/<name>/<version>`, as TFDS lays it out.
-    num_classes: That it must have; None: as many as it has.
+    num_classes: The required number of classes; None accepts any number.
 
   Raises:
-    UserError: the folder is damaged, is not array_record, or holds other features than
-      32x32 RGB images of so many classes.
+    UserError: the folder is damaged, is not array_record, or its features are not an
+      `id`, a 32x32 RGB `image` and a `label` of `num_classes` classes.
   """
   try:
     builder = tfds.builder_from_directory(folder)
     formats = {kind.value for kind in builder.info.available_file_formats()}
-  except Exception as error:  # TFDS's reader fails in many ways on damaged JSON
+  except Exception as error:  # damaged JSON makes TFDS raise many exception types
     raise _damaged(folder, f"cannot be read as a TFDS dataset ({error})") from error
   if _FORMAT not in formats:
     raise UserError(
       f"{folder} is prepared as {' and '.join(sorted(formats))}, which only TensorFlow"
-      f" can read. Where TensorFlow is installed, add {_FORMAT} beside it with `tfds"
-      f" convert_format --dataset_version_dir={folder} --out_file_format={_FORMAT}`, or"
-      " set data.data_dir to another folder to have it prepared there."
+      f" can read. Run `tfds convert_format --dataset_version_dir={folder}"
+      f" --out_file_format={_FORMAT}` where TensorFlow is installed, or set"
+      f" data.data_dir to another folder, where it will be prepared as {_FORMAT}."
     )
   builder.info.set_file_format(_FORMAT, override=True, override_if_initialized=True)
   _check_features(folder, builder.info.features, num_classes)
@@ -104,20 +104,21 @@ def _check_features(
   for key, value in wanted.items():
     if found[key] != value:
       raise UserError(
-        f"{folder}: features.json declares {key} = {found[key]}, needed is {value}. Set"
-        " data.data_dir to a folder with the right dataset."
+        f"{folder}: features.json declares {key} = {found[key]}, but it must be"
+        f" {value}. Set data.data_dir to a folder with the right dataset."
       )
 
 
 def hash_files(folder: pathlib.Path, builder: Any) -> str:
-  """Returns the sha256 of the dataset's files: names, sizes and contents, no paths.
+  """Returns the sha256 of the names, sizes and contents of the dataset's files.
 
-  Of no use to compare data with: TFDS writes the features of an example in an order
-  that changes from one process to the next.
+  It identifies the files, not the data: TFDS writes the features of an example in an
+  order that changes from process to process, so equal data may have different hashes.
+  Use `fingerprint` to compare data.
 
   Args:
-    folder: What `open_folder` was given.
-    builder: What it returned.
+    folder: The folder that `open_folder` was given.
+    builder: The builder that `open_folder` returned.
 
   Raises:
     UserError: a file is missing.
@@ -139,9 +140,9 @@ def hash_files(folder: pathlib.Path, builder: Any) -> str:
 
 
 def fingerprint(splits: dict[str, Records]) -> str:
-  """Returns the sha256 of all examples in their order on disk, ids and labels included.
+  """Returns the sha256 of all ids, labels and images, in their order on disk.
 
-  The same wherever and whenever the same data were prepared.
+  Preparing the same data again, on any machine, gives the same fingerprint.
   """
   digest = hashlib.sha256()
   for name, split in sorted(splits.items()):
@@ -153,14 +154,14 @@ def fingerprint(splits: dict[str, Records]) -> str:
 
 
 def read(builder: Any, names: Sequence[str]) -> dict[str, Records]:
-  """Decodes splits of a prepared dataset.
+  """Decodes splits of a prepared dataset and returns them by name.
 
   Args:
-    builder: What `open_folder` returned.
-    names: Of the splits.
+    builder: The builder that `open_folder` returned.
+    names: The names of the splits.
 
   Raises:
-    UserError: a file is damaged, or disagrees with the dataset's description.
+    UserError: a file is damaged or disagrees with the dataset's description.
   """
   splits = {name: builder.info.splits[name] for name in names}
   total = sum(split.num_examples for split in splits.values())
@@ -187,8 +188,8 @@ def _read_split(features: Any, split: Any, progress: tqdm) -> Records:
         images[index] = _decode(example["image"])
         labels[index] = example["label"]
         ids.append(example["id"])
-      except Exception as error:  # TFDS's and Pillow's decoders raise what they please
-        raise _damaged(path, f"example {index} is unreadable ({error})") from error
+      except Exception as error:  # TFDS and Pillow raise many types of it
+        raise _damaged(path, f"example {index} cannot be decoded ({error})") from error
       if not 0 <= labels[index] < num_classes:
         reason = f"has label {labels[index]}, not 0 to {num_classes - 1}"
         raise _damaged(path, f"example {index} {reason}")
@@ -205,7 +206,7 @@ def _read_file(path: pathlib.Path, declared: int) -> list[bytes]:
     raise _damaged(path, f"is truncated or damaged ({error})") from error
   if len(records) != declared:
     raise _damaged(
-      path, f"holds {len(records)} examples where {INFO_FILE} says {declared}"
+      path, f"holds {len(records)} examples, but {INFO_FILE} says {declared}"
     )
   return records
 

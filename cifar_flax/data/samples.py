@@ -1,6 +1,4 @@
-"""Pictures of a data set: a row a class, as they are and as training sees them."""
-
-import io
+"""Draws images of a data set, one row per class, plain and augmented."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,6 @@ from cifar_flax import config as config_lib
 from cifar_flax import ops
 from cifar_flax.data import augmentation, datasets
 
-TEXT = "#333333"
 ENLARGED = 2  # pixels of the picture for one of an image
 
 
@@ -28,46 +25,46 @@ def render(
   Returns:
     A PNG.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure  # Matplotlib takes a second to import
 
-  names, *grids = grids_of(config, dataset, columns, step)
+  from cifar_flax import figures
+
+  names, *grids = make_grids(config, dataset, columns, step)
   rows = len(names)
   height, width = grids[0].shape[0] // rows, grids[0].shape[1] // columns
   inches = np.array([columns * width, rows * height]) * ENLARGED / 100
   figure = Figure(figsize=(2 * inches[0] + 1.5, inches[1] + 0.7), dpi=100)
-  canvas = FigureCanvasAgg(figure)
   left, top = 1.1 / figure.get_figwidth(), 0.1 / figure.get_figheight()
   share = inches / (figure.get_figwidth(), figure.get_figheight())
   titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
   for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
     axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
     axes.imshow(grid, interpolation="nearest", aspect="auto")
-    axes.set_title(title, fontsize=10, color=TEXT, loc="left")
+    axes.set_title(title, fontsize=10, color=figures.TEXT, loc="left")
     axes.set_xticks([])
     places = [height * (row + 0.5) for row in range(rows)]
-    axes.set_yticks(places, names if i == 0 else [""] * rows, fontsize=9, color=TEXT)
+    axes.set_yticks(
+      places, names if i == 0 else [""] * rows, fontsize=9, color=figures.TEXT
+    )
     axes.tick_params(length=0)
     for spine in axes.spines.values():
       spine.set_visible(False)
-  picture = io.BytesIO()
-  canvas.print_png(picture)
-  return picture.getvalue()
+  return figures.png(figure)
 
 
 def side_by_side(
   config: config_lib.Config, dataset: datasets.Dataset, columns: int = 8
 ) -> np.ndarray:
-  """The grids of `grids_of` for the first update, uint8 `[height, width, 3]`."""
-  _, plain, changed = grids_of(config, dataset, columns, step=0)
+  """Returns both grids of `make_grids` for update 0, uint8 [height, width, 3]."""
+  _, plain, changed = make_grids(config, dataset, columns, step=0)
   between = np.full((len(plain), 8, 3), 255, np.uint8)
   return np.concatenate([plain, between, changed], axis=1)
 
 
-def grids_of(
+def make_grids(
   config: config_lib.Config, dataset: datasets.Dataset, columns: int, step: int
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """The first images of each class, as they are and as an update trains on them.
+  """Returns the first images of each class, plain and as an update trains on them.
 
   Args:
     config: its augmentation and seed.
@@ -87,7 +84,7 @@ def grids_of(
 
 
 def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[str]]:
-  """Numbers of the first images of each class, `[classes, columns]`, and its name.
+  """Returns the indices of each class's first images, [classes, columns], and its name.
 
   A class with fewer images repeats them; one without any is left out.
   """
@@ -103,7 +100,7 @@ def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[st
 def augmented(
   config: config_lib.Config, images: np.ndarray, numbers: np.ndarray, step: int
 ) -> np.ndarray:
-  """The images as update `step` would train on them, uint8.
+  """Returns the images as update `step` would train on them, uint8.
 
   Args:
     config: its augmentation and seed.
@@ -115,8 +112,8 @@ def augmented(
   @jax.jit
   def draw(images, step, numbers):
     keys = ops.example_keys(config.seed, step, numbers)
-    pixels = augmentation.augment(jnp.float32(images) / 255, keys, config.augmentation)
-    return jnp.uint8(jnp.round(jnp.clip(pixels, 0, 1) * 255))
+    view = augmentation.training_view(images, keys, config.augmentation)
+    return jnp.uint8(jnp.round(jnp.clip(view, 0, 1) * 255))
 
   return np.asarray(draw(images, np.uint32(step), numbers))
 

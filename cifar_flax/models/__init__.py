@@ -1,4 +1,4 @@
-"""Networks by name: `create` builds the one a config asks for."""
+"""The networks; `create` builds the one that a config names."""
 
 from functools import partial
 from typing import Any
@@ -17,12 +17,12 @@ def create(
 ) -> Network:
   """Builds a network.
 
-  Kernels start as `glorot_uniform` and biases as zero, as in Keras.
+  Kernels are initialised by `glorot_uniform` and biases by zero, as in Keras.
 
   Args:
-    config: a run's `config.model`.
+    config: the part `model` of a run's config.
     num_classes: number of logits.
-    axis_name: mapped axis over which BatchNorm takes its statistics.
+    axis_name: mapped axis over which BatchNorm computes its statistics, or None.
 
   Returns:
     The network; call it with images [batch, 32, 32, 3] in [0, 1].

@@ -1,7 +1,6 @@
-"""The layers between convolutions."""
+"""The layers between convolutions: ReLU, BatchNorm with ReLU, and dropout."""
 
 import zlib
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -11,26 +10,27 @@ from cifar_flax import ops
 
 
 def relu(x: jax.Array) -> jax.Array:
-  """Returns max(x, 0), computed in at least float32, in the type of `x`.
+  """Returns max(x, 0) in the type of `x`, computed in at least float32.
 
-  Rounding commutes with it, so the result is that of `nn.relu`. In bfloat16, however,
-  two of those in one fusion give garbage on a CPU under jaxlib 0.11.2 to 0.12.0.
+  The result is that of `nn.relu`, because rounding does not change max(x, 0). But with
+  jaxlib 0.11.2 to 0.12.0 on a CPU, two bfloat16 `nn.relu` in one fusion give wrong
+  results.
   """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return nn.relu(wide).astype(x.dtype)
 
 
 class BatchNormReLU(nn.BatchNorm):
-  """relu(BatchNorm(x)): the "+" of the networks' drawings.
+  """BatchNorm followed by ReLU, shown as "+" in the drawings of the networks.
 
-  Ioffe and Szegedy 2015, "Batch normalization". Two parameters and two moving
-  averages a channel.
+  Ioffe and Szegedy 2015, "Batch normalization". It has two parameters and two moving
+  averages per channel.
 
   Attributes:
-    operation: `Operations.batch_norm_relu`, used in training.
+    operation: `Operations.batch_norm_relu`, used in training; None uses Flax's own.
   """
 
-  operation: Callable | None = None
+  operation: ops.BatchNormReLU | None = None
 
   def __call__(self, x):
     """Normalises `x` [batch, height, width, channels] per channel, then clips at 0."""
@@ -49,11 +49,11 @@ class BatchNormReLU(nn.BatchNorm):
 
 
 class Dropout(nn.Module):
-  """Sets a share of the values to 0 and divides the others by 1 - rate.
+  """Sets a random part of the values to 0 and divides the others by 1 - rate.
 
-  Srivastava et al. 2014. Which values is a hash of the example's random key, this
-  layer's path in the network and the position, so that neither the number of
-  devices nor the order of examples in a batch changes it.
+  Srivastava et al. 2014, "Dropout". A hash of per-example key, path of this layer in
+  the network and position selects the values, so that neither the number of devices nor
+  the order of examples in a batch affects them.
 
   Attributes:
     rate: probability of a zero, 0 <= rate < 1.
@@ -67,8 +67,8 @@ class Dropout(nn.Module):
 
     Args:
       x: [batch, ...].
-      example_keys: uint32 [batch], a random key per example and step; None returns
-        `x`.
+      example_keys: uint32 [batch], the per-example keys of the step; None disables
+        dropout.
 
     Returns:
       [batch, ...] in the type of `x`.

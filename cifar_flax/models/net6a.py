@@ -7,7 +7,7 @@ from cifar_flax.models.network import Network
 
 
 class Net6A(Network):
-  """Three blocks of plain 3x3 convolutions, 32-30-15-7-1."""
+  """Three blocks of plain 3x3 convolutions; sides of the maps: 32, 30, 15, 7, 1."""
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):

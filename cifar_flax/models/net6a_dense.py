@@ -1,4 +1,4 @@
-"""`net6a_dense`: the base, with Dense layers; 1,172,410 parameters."""
+"""`net6a_dense`: plain convolutions and Dense layers; 1,172,410 parameters."""
 
 import flax.linen as nn
 
@@ -7,12 +7,15 @@ from cifar_flax.models.network import Network
 
 
 class Net6ADense(Network):
-  """Three blocks of plain convolutions and two Dense layers, 32-30-15-13-6-4-2."""
+  """Three blocks of plain convolutions, and Dense layers of 512 and 256 units.
+
+  Sides of the maps: 32, 30, 15, 13, 6, 4, 2.
+  """
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
-    del train  # no BatchNorm: `example_keys` alone tells training from evaluation
+    del train  # without BatchNorm, only dropout differs: it depends on `example_keys`
     dropout = self.dropout(example_keys)
     dense_dropout = self.dropout(example_keys, self.dense_dropout_rate)
 

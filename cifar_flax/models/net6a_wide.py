@@ -1,4 +1,4 @@
-"""`net6a_wide`: transition blocks instead of Dense layers; 649,656 parameters."""
+"""`net6a_wide`: transition blocks in place of Dense layers; 649,656 parameters."""
 
 import flax.linen as nn
 
@@ -7,12 +7,15 @@ from cifar_flax.models.network import Network
 
 
 class Net6AWide(Network):
-  """`net6a` with half as many kernels again and without BatchNorm, 32-30-15-7-1."""
+  """`net6a` with 1.5 times as many channels and without BatchNorm.
+
+  Sides of the maps: 32, 30, 15, 7, 1.
+  """
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
-    del train  # no BatchNorm: `example_keys` alone tells training from evaluation
+    del train  # without BatchNorm, only dropout differs: it depends on `example_keys`
     conv, dropout = self.conv, self.dropout(example_keys)
 
     x = relu(conv(48, (3, 3), name="stem")(images))

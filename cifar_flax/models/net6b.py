@@ -1,4 +1,4 @@
-"""`net6b`: all five convolution types in one network, 151,404 parameters."""
+"""`net6b`: five types of convolution in one network; 151,404 parameters."""
 
 from functools import partial
 
@@ -14,12 +14,15 @@ from cifar_flax.models.network import Network
 
 
 class Net6B(Network):
-  """Spatially separable, depthwise separable, grouped and dilated, 32-30-28-14-7-1."""
+  """Plain, spatially and depthwise separable, filter groups and dilated branches.
+
+  Sides of the maps: 32, 30, 28, 14, 7, 1.
+  """
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
-    conv = partial(self.conv, use_bias=False)  # BatchNorm follows, or the softmax
+    conv = partial(self.conv, use_bias=False)  # BatchNorm or softmax follows
     norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
 
     x = norm_relu(name="stem_norm")(conv(32, (3, 3), name="stem")(images))

@@ -1,4 +1,4 @@
-"""`uniform`: a small network with one convolution type in all of its slots."""
+"""`uniform`: a small network with one exchangeable type of convolution."""
 
 from functools import partial
 
@@ -9,7 +9,10 @@ from cifar_flax.models.network import Network
 
 
 class Uniform(Network):
-  """Four slots at 16x16 and 8x8, all of the type `convolution`, 32-16-8-1."""
+  """Four convolutions of the type `convolution`, two at 16x16 and two at 8x8.
+
+  Sides of the maps: 32, 16, 8, 1.
+  """
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):

@@ -1,4 +1,4 @@
-"""The mathematics of the networks, in the form that is fast on the backend at hand."""
+"""The operations of the networks, in the form that is fastest on each backend."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from cifar_flax.ops.normalization import batch_norm_relu
 from cifar_flax.ops.pooling import max_pool, max_pool_lax
 
 __all__ = [
+  "BatchNormReLU",
   "Operations",
   "Purpose",
   "dropout",
@@ -25,27 +26,34 @@ __all__ = [
 ]
 
 
+# (x, scale, bias, epsilon, axis name) -> (result, mean, variance)
+BatchNormReLU = Callable[
+  [jax.Array, jax.Array, jax.Array, float, str | None],
+  tuple[jax.Array, jax.Array, jax.Array],
+]
+
+
 class Operations(NamedTuple):
-  """What a network is built from.
+  """The operations that a network is built from.
 
   Attributes:
-    conv_general_dilated: takes what `lax.conv_general_dilated` takes; the argument of
-      that name of `flax.linen.Conv`.
-    max_pool: (x `[batch, height, width, channels]`, window: int = 2) -> the largest of
-      each non-overlapping window; an odd row or column left over is dropped.
-    batch_norm_relu: as `ops.normalization.batch_norm_relu`; None where that of Flax
-      and XLA is as fast.
-    compiler_options: for the `jax.jit` around a program made of them.
+    conv_general_dilated: has the signature of `lax.conv_general_dilated`; passed to
+      `flax.linen.Conv` as the argument of the same name.
+    max_pool: (x `[batch, height, width, channels]`, window: int = 2) -> the maximum of
+      each non-overlapping window; a remaining row or column is dropped.
+    batch_norm_relu: has the signature of `ops.normalization.batch_norm_relu`; None
+      where Flax's BatchNorm, compiled by XLA, is as fast.
+    compiler_options: options for the `jax.jit` of a program that uses them.
   """
 
   conv_general_dilated: Callable[..., jax.Array]
   max_pool: Callable[..., jax.Array]
-  batch_norm_relu: Callable[..., tuple[jax.Array, ...]] | None
+  batch_norm_relu: BatchNormReLU | None
   compiler_options: Mapping[str, str]
 
 
 _LAX = Operations(lax.conv_general_dilated, max_pool_lax, None, {})
-# cuDNN and the TPU compiler have convolutions of their own for every layout.
+# cuDNN and the TPU compiler have fast convolutions for every layout.
 _FAST = Operations(lax.conv_general_dilated, max_pool, None, {})
 
 
@@ -53,17 +61,17 @@ def select(name: str, dtype: str = "float32") -> Operations:
   """Chooses the operations a network is built from, for `compiler.platform()`.
 
   Args:
-    name: "fast", whatever is fastest on this backend, or "lax", XLA's own.
-    dtype: of the activations.
+    name: "fast" for the fastest forms on this backend, "lax" for plain `jax.lax`.
+    dtype: type of the activations.
 
   Returns:
-    The operations; both kinds give the same results up to rounding.
+    The operations; "fast" and "lax" give the same results up to rounding.
 
   Raises:
-    UserError: another name.
+    UserError: `name` is neither "fast" nor "lax".
   """
   if name not in ("fast", "lax"):
-    raise UserError(f"operations {name!r} are unknown: choose 'fast' or 'lax'")
+    raise UserError(f"unknown operations {name!r}: choose 'fast' or 'lax'")
   if name == "lax":
     return _LAX
   if compiler.platform() != "cpu":

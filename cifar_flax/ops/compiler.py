@@ -1,4 +1,4 @@
-"""What is compiled for, and with which options of the XLA compiler."""
+"""The platform that programs are compiled for, and XLA's compiler options."""
 
 import contextlib
 import functools
@@ -8,12 +8,13 @@ import jax
 
 
 def cpu_options(dtype: str) -> dict[str, str]:
-  """Options for programs on a CPU whose activations are of `dtype`.
+  """Returns the compiler options for CPU programs with activations of type `dtype`.
 
-  YNNPACK for products and, except in bfloat16, sums; Eigen for convolutions. By default
-  jaxlib 0.10 gives convolutions to YNNPACK as well, where each runs on one thread. In
-  jaxlib 0.11.2 to 0.12.0, YNNPACK's fusions around a bfloat16 sum read memory that was
-  never written; in float32 a step is 8 % slower without them.
+  YNNPACK computes matrix products and, except in bfloat16, sums; Eigen computes
+  convolutions. By default, jaxlib 0.10 uses YNNPACK for convolutions as well, which
+  then run on one thread each. In jaxlib 0.11.2 to 0.12.0, YNNPACK's fusions around a
+  bfloat16 sum read uninitialised memory. In float32 they are used, because a step is
+  8 % slower without them.
   """
   kinds = ["INDIVIDUAL_DOT"] + ["REDUCE"] * (dtype != "bfloat16")
   value = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in kinds)
@@ -24,13 +25,13 @@ _platform: str | None = None
 
 
 def platform() -> str:
-  """The platform that programs are compiled for: of JAX's default backend."""
+  """Returns the platform to compile for, by default that of JAX's default backend."""
   return _platform or jax.default_backend()
 
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-  """Compiles for another platform, of which there need not be a device here."""
+  """Changes `platform` inside the context; no device of that platform is needed."""
   global _platform
   _platform, before = platform, _platform
   try:
@@ -40,7 +41,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 
 def supported(options: Mapping[str, str]) -> Mapping[str, str]:
-  """Returns `options` if this version of XLA knows them all, else {}."""
+  """Returns `options` if this version of XLA accepts all of them, else {}."""
   return dict(options) if _compiles(tuple(options.items())) else {}
 
 

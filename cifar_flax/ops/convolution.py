@@ -1,4 +1,4 @@
-"""`lax.conv_general_dilated`, sent to the form that is fast on a CPU."""
+"""A drop-in `lax.conv_general_dilated` that chooses the fastest form on a CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,23 +24,23 @@ def conv_general_dilated(
   precision: Any = None,
   preferred_element_type: Any = None,
 ) -> jax.Array:
-  """Drop-in for `lax.conv_general_dilated`: same arguments, same result, same errors.
+  """Replaces `lax.conv_general_dilated`: same arguments, same result, same errors.
 
-  Two-dimensional convolutions of NHWC images with HWIO kernels take the fast forms;
-  whatever else is asked for goes to `lax.conv_general_dilated` unchanged.
+  Two-dimensional convolutions of NHWC images with HWIO kernels use the fast forms. All
+  others are passed to `lax.conv_general_dilated` unchanged.
 
   Args:
     lhs: images `[batch, height, width, in_channels]`.
     rhs: kernel `[kernel height, kernel width, in_channels / groups, out_channels]`.
     window_strides: (vertical, horizontal).
     padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
-    lhs_dilation: as in lax; other than None or ones falls through.
+    lhs_dilation: as in lax; the fast forms require None or ones.
     rhs_dilation: (vertical, horizontal) distance of neighbouring taps.
-    dimension_numbers: as in lax; other than NHWC, HWIO, NHWC falls through.
+    dimension_numbers: as in lax; the fast forms require NHWC, HWIO, NHWC.
     feature_group_count: number of groups.
-    batch_group_count: as in lax; other than 1 falls through.
+    batch_group_count: as in lax; the fast forms require 1.
     precision: as in lax.
-    preferred_element_type: as in lax; other than None falls through.
+    preferred_element_type: as in lax; the fast forms require None.
 
   Returns:
     `[batch, height, width, out_channels]`.
@@ -76,12 +76,13 @@ def conv_general_dilated(
 
 
 def _is_canonical(image, kernel, dimension_numbers):
-  wanted = lax.conv_dimension_numbers(image, kernel, CANONICAL)
-  return lax.conv_dimension_numbers(image, kernel, dimension_numbers) == wanted
+  """Returns whether the dimension numbers mean NHWC, HWIO, NHWC."""
+  canonical = lax.conv_dimension_numbers(image, kernel, CANONICAL)
+  return lax.conv_dimension_numbers(image, kernel, dimension_numbers) == canonical
 
 
 def _window(lhs, rhs, strides, padding, dilation):
-  """The window with its padding as numbers, one group and default precision."""
+  """Returns the window with numeric padding, one group and default precision."""
   window = Window(tuple(strides), ((0, 0), (0, 0)), dilation, 1, None)
   if isinstance(padding, str):
     extent = window.extent(rhs.shape)
@@ -91,7 +92,7 @@ def _window(lhs, rhs, strides, padding, dilation):
 
 
 def _fits(window, image, kernel):
-  """Whether shapes agree and no side of anything is empty or cropped."""
+  """Returns whether the shapes agree, nothing is empty and no padding is negative."""
   return (
     image[3] == kernel[2] * window.groups
     and kernel[3] % window.groups == 0
@@ -102,6 +103,7 @@ def _fits(window, image, kernel):
 
 
 def _choose(window, image, kernel):
+  """Returns the function that computes this convolution."""
   if window.groups > 1:
     return depthwise.convolve if window.groups == image[3] else plain.grouped
   covers = (

@@ -1,4 +1,4 @@
-"""Dropout whose mask is a function of the example, the layer and the position."""
+"""Dropout whose mask is a function of per-example key, layer and position."""
 
 import functools
 
@@ -14,35 +14,35 @@ from cifar_flax.ops.hashing import Purpose
 def dropout(
   x: jax.Array, rate: float, example_keys: jax.Array, layer: int
 ) -> jax.Array:
-  """Zeroes each element with probability `rate`, divides the kept ones by 1 - rate.
+  """Zeroes each element with probability `rate` and divides the others by 1 - rate.
 
-  The mask depends on (example_keys[b], layer, position within the example) alone: not
-  on the other examples, the batch size or the device. Equivalent in distribution to
-  `flax.linen.Dropout`; the backward pass recomputes the mask, which costs less than
+  The mask depends only on (example_keys[b], layer, position within the example), not
+  on the other examples, the batch size or the device. It is equivalent in distribution
+  to `flax.linen.Dropout`. The backward pass recomputes the mask, which costs less than
   writing and reading it. Paper: Srivastava et al., "Dropout: A Simple Way to Prevent
   Neural Networks from Overfitting", JMLR 2014.
 
   Args:
-    x: activations `[batch, ...]`, any float dtype, kept.
-    rate: probability of a zero, in [0, 1); 0 returns `x`.
-    example_keys: uint32 `[batch]`, a random key per example, new for every step.
-    layer: number that tells the dropout layers of a network apart.
+    x: activations `[batch, ...]` of any float dtype.
+    rate: probability of a zero, in [0, 1); for 0, `x` is returned.
+    example_keys: uint32 `[batch]`, the per-example keys of this step.
+    layer: number that identifies the dropout layer within the network.
 
   Returns:
-    Array of the shape and dtype of `x`.
+    An array of the shape and dtype of `x`.
 
   Raises:
     UserError: `rate` is not in [0, 1).
   """
   if not 0 <= rate < 1:
-    raise UserError(f"dropout rate {rate} is not in [0, 1): choose 0 to switch it off")
+    raise UserError(f"dropout rate {rate} is not in [0, 1); 0 disables dropout")
   assert example_keys.shape == x.shape[:1], (example_keys.shape, x.shape)
   return x if rate == 0 else _dropout(x, example_keys, float(rate), layer)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dropout(x, example_keys, rate, layer):
-  # float32 whatever the dtype of x: 1 / 0.95 in bfloat16 would be off by 0.3 %.
+  # float32 for every dtype of x: 1 / 0.95 rounded to bfloat16 is off by 0.3 %.
   scale = jnp.where(
     _keep(x.shape, example_keys, rate, layer), np.float32(1 / (1 - rate)), 0
   )
@@ -52,7 +52,7 @@ def _dropout(x, example_keys, rate, layer):
 
 
 def _keep(shape, example_keys, rate, layer):
-  """The mask: one keyed hash of the position per element, compared with the rate."""
+  """Returns the mask: a keyed hash of each element's position, compared to `rate`."""
   keys = _keys(example_keys, layer).reshape(2, shape[0], *[1] * (len(shape) - 1))
   position = jnp.zeros((1, *shape[1:]), jnp.uint32)
   stride = 1
@@ -64,16 +64,16 @@ def _keep(shape, example_keys, rate, layer):
 
 
 def _keys(example_keys, layer):
-  """Two keys an example, uint32 [2, batch]."""
+  """Returns two hashed keys per example for this layer, uint32 [2, batch]."""
 
   def draw(number):
     return hashing.hash_uint32(Purpose.DROPOUT, example_keys, layer, number)
 
   number = jnp.arange(2, dtype=jnp.uint32)
   if compiler.platform() == "cpu":
-    # XLA:CPU would fuse the hash with what follows the dropout and, where that is a
-    # padded convolution, compute each of its values again for every use: 2 to the
-    # number of its shifts. Nothing is fused across a loop's end.
+    # XLA:CPU would fuse the hash into the operation after the dropout. In a padded
+    # convolution it would then recompute each value for every use, 2**n times for the
+    # hash's n shifts. XLA does not fuse across the end of a loop.
     return jax.lax.map(draw, number)
   return draw(number[:, None])
 

@@ -1,9 +1,9 @@
-"""Randomness as a function of counters: the same on the host and on any device.
+"""Counter-based random numbers that are the same on the host and on every device.
 
-Everything random that must not depend on the number of devices or on where a run was
-resumed is a hash of its purpose and of (seed, epoch, step, example, layer, position).
-An integer hash is also an order of magnitude cheaper on a CPU than JAX's threefry (a
-mask for 128x30x30x128 values: 169 ms with `jax.random.bernoulli`).
+A random number that must depend neither on the number of devices nor on where a run
+was resumed is a hash of its purpose and some of (seed, epoch, step, example, layer,
+position). An integer hash is also an order of magnitude cheaper on a CPU than JAX's
+threefry (a mask for 128x30x30x128 values: 169 ms with `jax.random.bernoulli`).
 """
 
 import enum
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 # Permutations of xor-shifts and odd multipliers found by search for the smallest
-# avalanche bias (C. Wellons, hash-prospector, public domain). Three rounds where words
-# are absorbed; two do not hide counters that differ in their high bits only.
+# avalanche bias (C. Wellons, hash-prospector, public domain). Absorbing a word takes
+# three rounds, because two do not mix counters that differ only in their high bits.
 _ROUND_1, _ROUND_2, _ROUND_3 = (
   np.uint32(word) for word in (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
 )
@@ -24,11 +24,11 @@ _GOLDEN_RATIO = np.uint32(0x9E3779B9)
 
 
 class Purpose(enum.IntEnum):
-  """What a draw is for: the first word of every hash.
+  """The purpose of a random number, which is the first word of its hash.
 
-  Two purposes share no draws, even where their other words are equal. A number is part
-  of what a run computes, so an existing one is never changed; new purposes are added at
-  the end.
+  Different purposes give independent numbers, even if their other words are equal. The
+  values below affect the results of a run, so existing ones must not be changed; new
+  purposes are added at the end.
   """
 
   EPOCH_ORDER = 0
@@ -44,14 +44,14 @@ class Purpose(enum.IntEnum):
 
 
 def example_keys(seed: Any, step: Any, indices: Any) -> Any:
-  """Returns the random key of each example in one training step.
+  """Returns the per-example keys of one training step.
 
-  Augmentation and dropout derive all of their draws for an example from its key.
+  Augmentation and dropout derive all random numbers for an example from its key.
 
   Args:
-    seed: of the run.
-    step: updates made before this one.
-    indices: int [batch], the examples' places in the training split.
+    seed: the run's seed.
+    step: number of updates made before this one.
+    indices: int [batch], the examples' positions in the training split.
 
   Returns:
     uint32 [batch].
@@ -63,28 +63,29 @@ def hash_uint32(*words: Any) -> Any:
   """Hashes integers to a uint32 whose bits are uniform and independent.
 
   The words are absorbed one by one, so their order matters and (1, 2) differs from
-  (12,). With all other words fixed the hash is a permutation of its last word: a range
-  of counters in the last place gives distinct values, which makes
-  `np.argsort(hash_uint32(purpose, seed, epoch, np.arange(n)))` a shuffle without ties.
+  (12,). With all other words fixed, the hash is a permutation of its last word. A range
+  of counters as last word therefore gives distinct values, and
+  `np.argsort(hash_uint32(purpose, seed, epoch, np.arange(n)))` is a shuffle without
+  ties.
 
   Args:
-    *words: python ints in [0, 2**32), or integer arrays of numpy or jax (taken modulo
+    *words: Python ints in [0, 2**32), or integer arrays of NumPy or JAX (taken modulo
       2**32) of any shapes that broadcast together.
 
   Returns:
-    uint32 of the broadcast shape: numpy if every word is numpy or an int, else jax.
-    Both give the same bits.
+    uint32 of the broadcast shape: a JAX array if any word is one, else NumPy. Both have
+    the same bits.
 
   Raises:
-    ValueError: a python int is out of range, or no word is given.
+    ValueError: a Python int is out of range, or no word is given.
     TypeError: a word is not an integer.
   """
   if not words:
-    raise ValueError("hash_uint32: no words given, at least one integer is needed")
+    raise ValueError("hash_uint32: no words given; pass at least one integer")
   arrays = [_as_uint32(word) for word in words]
   rank = max(array.ndim for array in arrays)
   state: Any = _GOLDEN_RATIO
-  # Scalars of numpy warn when a product wraps around; wrapping is the point here.
+  # NumPy scalars warn when a product wraps around, which is intended here.
   with np.errstate(over="ignore"):
     for array in arrays:
       padded = array.reshape((1,) * (rank - array.ndim) + array.shape)
@@ -96,24 +97,24 @@ def uniform(bits: Any) -> Any:
   """Maps hashed bits to uniform numbers: the upper 24 bits, divided by 2**24.
 
   Args:
-    bits: uint32 array of any shape, numpy or jax.
+    bits: uint32 array of any shape, NumPy or JAX.
 
   Returns:
-    float32 in [0, 1), of the same shape and kind; multiples of 2**-24, exactly.
+    float32 in [0, 1), of the same shape and kind; exact multiples of 2**-24.
   """
   return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 def mix(state: Any, key: Any) -> Any:
-  """Permutes uint32 `state` by a permutation chosen by uint32 `key`, in two rounds.
+  """Permutes uint32 `state` by a permutation that `key` selects, in two rounds.
 
-  For one number per element of an activation, where each operation counts. The key
-  enters in the middle as well as (by the caller) in the state: the sequences of two
-  keys are then never shifted copies of one another.
+  This is the cheaper hash for one number per element of an activation. The caller adds
+  one key to the state, and `key` enters between the rounds, so that the sequences of
+  two keys are never shifted copies of each other.
 
   Args:
     state: uint32 array, a counter plus a hashed key.
-    key: uint32 array that broadcasts with it, another hashed key.
+    key: uint32 array that broadcasts with `state`, another hashed key.
 
   Returns:
     uint32 of the broadcast shape.
@@ -126,8 +127,8 @@ def mix(state: Any, key: Any) -> Any:
 
 
 def _absorb(state: Any, word: Any) -> Any:
-  # The word alone is permuted first: streams of counters under two states then have no
-  # more in common than two random ones.
+  # The word is permuted before it is combined with the state, so that the hashes of a
+  # range of counters under two states are no more correlated than random numbers.
   return _permute(state ^ _permute(word))
 
 

@@ -1,9 +1,10 @@
-"""Convolutions that mix channels: products where possible, else with written gradients.
+"""Convolutions across channels: matrix products or, else, custom gradients.
 
 XLA:CPU has one fast convolution: NHWC x HWIO -> NHWC, kernel not reversed, one group.
-The gradients JAX derives have other layouts, and inside a loop (a training step always
-lives in one) nothing brings them back: they fall to naive code, up to several hundred
-times slower. So each gradient is written here as the fast convolution.
+The gradients that JAX derives have other layouts. Inside a loop, where training steps
+always run, XLA does not transpose them to this layout but uses naive code, which is up
+to several hundred times slower. The gradients here are therefore written as the fast
+convolution.
 """
 
 import functools
@@ -20,15 +21,15 @@ _CHUNK = 16  # images whose filter gradient is computed at once
 
 
 def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """A kernel of one pixel, or as large as the image, as a product of matrices.
+  """Convolves by a matrix product, for a kernel of one pixel or of the image's size.
 
-  JAX's own gradients of a product are products, and fast.
+  No custom gradient is needed: JAX derives matrix products again, which are fast.
 
   Args:
     x: `[batch, height, width, in_channels]`.
     kernel: `[height, width, in_channels, out_channels]`: 1x1, or the image's size
-      under a window without border and dilation.
-    window: of one group.
+      with a window without padding and dilation.
+    window: a window with one group.
 
   Returns:
     `[batch, height, width, out_channels]`.
@@ -42,10 +43,10 @@ def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 
 def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """A convolution of its own for each group.
+  """Convolves each group separately.
 
-  Equivalent to `lax.conv_general_dilated` with `feature_group_count`, whose filter
-  gradient, as JAX derives it, XLA:CPU computes by naive code.
+  Equivalent to `lax.conv_general_dilated` with `feature_group_count`, for which XLA:CPU
+  computes JAX's filter gradient with naive code.
 
   Args:
     x: `[batch, height, width, in_channels]`.
@@ -57,14 +58,14 @@ def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   """
   images = jnp.split(x, window.groups, axis=3)
   kernels = jnp.split(kernel, window.groups, axis=3)
-  alone = window._replace(groups=1)
-  parts = [convolve(*pair, alone) for pair in zip(images, kernels, strict=True)]
-  return jnp.concatenate(parts, axis=3)
+  one_group = window._replace(groups=1)
+  outputs = [convolve(*pair, one_group) for pair in zip(images, kernels, strict=True)]
+  return jnp.concatenate(outputs, axis=3)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """A two-dimensional convolution of one group.
+  """Computes a two-dimensional convolution of one group.
 
   Args:
     x: `[batch, height, width, in_channels]`.
@@ -100,14 +101,15 @@ def _backward(window, residuals, gradient):
 
 
 def _filter_gradient(gradient, x, kernel, window):
-  """The input seen through the output's gradient, with images as channels.
+  """Computes the filter gradient as a convolution of the input with the gradient.
 
-  A tap's gradient is the sum over images and positions of the pixel it met times the
-  gradient it went to: a convolution whose images are the input's channels, whose
-  channels are the images, and whose kernel is the output's gradient. Strides and
-  dilation change places. Faster than a product for each tap, over shifted slices.
-  Some images at a time, so that they are transposed within the cache: all at once,
-  64 channels of 32x32 pixels take as long to transpose as to convolve.
+  The gradient of a tap is a sum over images and positions: input pixel times gradient
+  of the output pixel it contributed to. This is a convolution with the roles of images
+  and channels exchanged, the output's gradient as kernel, and strides and dilation
+  exchanged. It is faster than one product per tap over shifted slices. It is computed
+  for `_CHUNK` images at a time, so that transposing them stays within the cache;
+  transposing 64 channels of 32x32 pixels for the whole batch takes as long as the
+  convolution.
   """
   height, width = kernel.shape[:2]
   swapped = window._replace(strides=window.dilation, dilation=window.strides)
@@ -116,7 +118,7 @@ def _filter_gradient(gradient, x, kernel, window):
   def add(total, chunk):
     x, gradient = (array.astype(wide) for array in chunk)
     taps = convolve(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), swapped)
-    # Rows and columns that a stride left over would count as further taps.
+    # With strides, unused rows and columns of the input give extra taps: drop them.
     return total + taps[:, :height, :width], None
 
   chunks = [_chunks(array, math.gcd(len(x), _CHUNK)) for array in (x, gradient)]

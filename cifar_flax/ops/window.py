@@ -1,4 +1,4 @@
-"""How a kernel moves over an image, and the shifted images it sees."""
+"""The window of a convolution, and the shifted images that its taps read."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Window(NamedTuple):
-  """All that is static about a two-dimensional convolution, beside its shapes.
+  """The static parameters of a two-dimensional convolution, except for its shapes.
 
   Attributes:
     strides: (vertical, horizontal), in pixels.
@@ -29,12 +29,12 @@ class Window(NamedTuple):
   precision: Any
 
   def extent(self, kernel: Sequence[int]) -> tuple[int, int]:
-    """Height and width in pixels that a kernel of this shape covers."""
+    """Returns height and width in pixels that a kernel of this shape covers."""
     (height, width), (down, right) = kernel[:2], self.dilation
     return (height - 1) * down + 1, (width - 1) * right + 1
 
   def output_size(self, image: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
-    """Height and width of the result for an image `[batch, height, width, ...]`."""
+    """Returns height and width of the result for `[batch, height, width, ...]`."""
     height, width = (
       (size + sum(pads) - reach) // stride + 1
       for size, pads, reach, stride in zip(
@@ -45,7 +45,7 @@ class Window(NamedTuple):
 
 
 def pad(x: jax.Array, window: Window) -> jax.Array:
-  """Adds the border of zeros that `window` asks for to `[batch, h, w, channels]`."""
+  """Pads `[batch, height, width, channels]` with zeros, by `window.padding`."""
   if window.padding == ((0, 0), (0, 0)):
     return x
   return jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
@@ -54,10 +54,10 @@ def pad(x: jax.Array, window: Window) -> jax.Array:
 def shifted(
   padded: jax.Array, kernel: Sequence[int], window: Window, size: tuple[int, int]
 ) -> Iterator[jax.Array]:
-  """Yields, for each tap of the kernel, the pixels it meets.
+  """Yields, for each tap of the kernel, the pixels that it is multiplied with.
 
   Args:
-    padded: images with their border, `[batch, height, width, channels]`.
+    padded: images with their padding, `[batch, height, width, channels]`.
     kernel: shape of the kernel, height and width first.
     window: strides and dilation.
     size: height and width of the convolution's result.
@@ -81,20 +81,21 @@ def shifted(
 def spread(
   gradient: jax.Array, image: Sequence[int], kernel: Sequence[int], window: Window
 ) -> tuple[jax.Array, Window]:
-  """Rewrites an input gradient as a convolution that moves pixel by pixel.
+  """Prepares the output's gradient, so that a convolution gives the input's gradient.
 
-  The gradient of a convolution for its input is the convolution of the output's
-  gradient, with stride - 1 zeros between its pixels and a border that lets every tap
-  reach every pixel, with the kernel rotated by half a turn.
+  That convolution has stride 1 and the kernel rotated by half a turn. The output's
+  gradient gets stride - 1 zeros between its pixels, and so much padding that every tap
+  reaches every pixel.
 
   Args:
-    gradient: of the output, `[batch, height, width, channels]`.
+    gradient: gradient of the output, `[batch, height, width, channels]`.
     image: shape of the input.
     kernel: shape of the kernel, height and width first.
-    window: of the convolution.
+    window: window of the forward convolution.
 
   Returns:
-    The gradient with its zeros and its border, and the window to move over it.
+    The prepared gradient, and the window to convolve it with. If padding is all that is
+    needed, and none is negative, the gradient is unchanged and the window does it.
   """
   pads = []
   for axis in range(2):

@@ -1,4 +1,4 @@
-"""Convolutions of three rows with half the multiplications."""
+"""Winograd's algorithm for kernels of three rows: half the multiplications."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -36,10 +36,10 @@ _A = (
 
 
 def suits(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
-  """Whether `convolve` can compute this convolution, and in less time than lax.
+  """Returns whether `convolve` supports this convolution and is faster than lax.
 
-  With few channels the sums over pixels cost more than the products they save. In
-  bfloat16 the sums would have to be rounded, and their errors grow eightfold.
+  With few channels, the additional sums over pixels cost more than the products they
+  save. In bfloat16, the sums would be rounded, and their errors grow eightfold.
   """
   return (
     kernel.shape[:2] == (3, 3)
@@ -50,17 +50,17 @@ def suits(x: jax.Array, kernel: jax.Array, window: Window) -> bool:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-  """Every four rows of the result as six convolutions with kernels of one row.
+  """Computes four rows of the result by six convolutions with kernels of one row.
 
   Equivalent to `lax.conv_general_dilated`, within 1e-5 of the largest value of the
-  result in float32. Twelve products for four rows become six. Winograd's transform
-  of rows and columns (36 products instead of 144) reads and writes so much more that
-  it is no faster here.
+  result in float32. Six products for four rows replace twelve. Transforming rows and
+  columns (36 products instead of 144) is not faster here, because it reads and writes
+  much more memory.
 
   Args:
     x: `[batch, height, width, in_channels]`.
     kernel: `[3, width, in_channels, out_channels]`.
-    window: of one group, with neither stride nor dilation from row to row.
+    window: a window with one group, and vertical stride and dilation 1.
 
   Returns:
     `[batch, height, width, out_channels]`.
@@ -89,6 +89,7 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
   return four.reshape(x.shape[0], 4 * strips, *four.shape[3:])[:, :height]
 
 
-def _combine(weights: Sequence[float], parts: Iterable[jax.Array]) -> jax.Array:
-  pairs = zip(weights, parts, strict=True)
-  return functools.reduce(jnp.add, (w * part for w, part in pairs if w))
+def _combine(weights: Sequence[float], arrays: Iterable[jax.Array]) -> jax.Array:
+  """Returns the weighted sum of arrays, skipping weights of zero."""
+  pairs = zip(weights, arrays, strict=True)
+  return functools.reduce(jnp.add, (w * array for w, array in pairs if w))

@@ -1,9 +1,9 @@
-"""What was published: four networks trained once each by two Keras 2.2.4 notebooks.
+"""The published results: four networks, trained once each by two Keras 2.2.4 notebooks.
 
-The table below and one CSV file a curve, `<config>.csv`, are facts to compare a run
-with. They hold for CIFAR-10 alone: 50,000 training and 10,000 test images. The files
-are rounded, accuracies to four digits and the time of an epoch to a second: their ends
-differ from the table by up to 0.01 points and 4 % of the seconds.
+The table below and the CSV file of each curve, `<config>.csv`, are facts to compare
+runs with. They hold for CIFAR-10 alone: 50,000 training and 10,000 test images. The
+files are rounded (accuracies to four digits, the time of an epoch to a second), so
+their ends differ from the table by up to 0.01 points and 4 % of the seconds.
 """
 
 import csv
@@ -21,7 +21,7 @@ class Published:
     parameters: all of them, BatchNorm's moving averages included, as Keras counts.
     trainable: those that gradients change.
     epochs: passes over the 50,000 training images.
-    learning_rate: the first one, and how it goes on.
+    learning_rate: the first one, and its schedule.
     augmentation: what was done to a training image.
     test_accuracy: after the last epoch, on all test images, 0..1; None where this
       config was written up but never run.
@@ -41,23 +41,61 @@ class Published:
 
 
 _ALL = (
-  Published("net6a_dense", 1_172_410, 1_172_410, 100, "0.001, constant", "none",
-            0.8332, 0.9235, 874),
-  Published("net6a_wide", 649_656, 649_656, 100, "0.001, constant", "none",
-            0.7983, 0.9647, 2775),
+  Published(
+    "net6a_dense",
+    1_172_410,
+    1_172_410,
+    100,
+    "0.001, constant",
+    "none",
+    0.8332,
+    0.9235,
+    874,
+  ),
+  Published(
+    "net6a_wide", 649_656, 649_656, 100, "0.001, constant", "none", 0.7983, 0.9647, 2775
+  ),
   # The write-up of net6a names a staircase that its code never passed on: what ran,
   # and reached 84.84 %, is net6a_constant.
-  Published("net6a", 294_112, 293_260, 100, "0.003, staircase", "flip and zoom",
-            None, None, None),
-  Published("net6a_constant", 294_112, 293_260, 100, "0.003, constant", "flip and zoom",
-            0.8484, 0.9400, 2209),
-  Published("net6b", 151_404, 150_168, 50, "0.003, staircase", "flip and zoom",
-            0.8548, 0.9227, 1243),
-)  # fmt: skip
+  Published(
+    "net6a",
+    294_112,
+    293_260,
+    100,
+    "0.003, staircase",
+    "flip and zoom",
+    None,
+    None,
+    None,
+  ),
+  Published(
+    "net6a_constant",
+    294_112,
+    293_260,
+    100,
+    "0.003, constant",
+    "flip and zoom",
+    0.8484,
+    0.9400,
+    2209,
+  ),
+  Published(
+    "net6b",
+    151_404,
+    150_168,
+    50,
+    "0.003, staircase",
+    "flip and zoom",
+    0.8548,
+    0.9227,
+    1243,
+  ),
+)
 
 DATASET = "cifar10"
 CONFIGS = tuple(row.config for row in _ALL)
-# Configs that train the same networks better, and whose result theirs stands beside.
+# Configs with another recipe -> the config of the same network that they are compared
+# with.
 TUNED = {
   "net6a_dense_tuned": "net6a_dense",
   "net6a_wide_tuned": "net6a_wide",
@@ -67,7 +105,7 @@ TUNED = {
 
 
 def lookup(config_name: str) -> Published | None:
-  """The published network that a config of this name reproduces, if there is one."""
+  """Returns the published network that a config of this name reproduces, or None."""
   return next((row for row in _ALL if row.config == config_name), None)
 
 
@@ -79,10 +117,10 @@ def _read(config_name: str) -> tuple[dict[str, float], ...]:
 
 
 def curves(config_name: str) -> list[dict[str, float]] | None:
-  """The published run of a config, epoch by epoch, or None where there is none.
+  """Returns the published run of a config, epoch by epoch, or None.
 
   Returns:
-    A row an epoch: epoch, seconds, train_loss, train_accuracy, test_loss,
+    A row per epoch: epoch, seconds, train_loss, train_accuracy, test_loss,
     test_accuracy; accuracies 0..1.
   """
   row = lookup(config_name)
@@ -93,7 +131,7 @@ def curves(config_name: str) -> list[dict[str, float]] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What the published run had reached after some epochs; accuracies 0..1."""
+  """The published run after some epochs; accuracies are 0..1."""
 
   epochs: int
   test_accuracy: float
@@ -102,10 +140,11 @@ class Outcome:
 
 
 def after(config_name: str, epochs: int) -> Outcome | None:
-  """What the published run of a config had reached after so many epochs.
+  """Returns the outcome of a config's published run after `epochs`.
 
   Returns:
-    The table's figures at its end, the curves' before, None where it had no such epoch.
+    The figures of the table at its end, of the curves before; None if it had no such
+    epoch.
   """
   end, rows = lookup(config_name), curves(config_name)
   if end is None or rows is None or not 1 <= epochs <= end.epochs:

@@ -1,1 +1,1 @@
-"""What keeps a run: its directory, checkpoints, signals, observers, provenance."""
+"""Run directories, checkpoints, signals, processes, observers and provenance."""

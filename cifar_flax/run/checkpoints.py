@@ -1,8 +1,8 @@
-"""One file a checkpoint: saved whole or not at all, checked when read.
+"""Checkpoint files: written atomically, verified by a checksum when read.
 
-A file is a line with a SHA-256 and, behind it, the msgpack bytes of
-`flax.serialization`: arrays, numbers and text, nothing that is executed on reading.
-`checkpoints/` holds `step_<updates>.ckpt`, the newest few, and `best.ckpt`.
+A file is a header line with a SHA-256, followed by the msgpack bytes of
+`flax.serialization`: arrays, numbers and text, so that reading executes no code.
+`checkpoints/` holds the newest few `step_<updates>.ckpt`, and `best.ckpt`.
 """
 
 import hashlib
@@ -17,22 +17,22 @@ MAGIC = b"cifar_flax checkpoint 1 sha256 "
 
 
 class Damaged(Exception):
-  """A file that is not a whole checkpoint; the message says in which way."""
+  """Raised for a file that is not an intact checkpoint; the message says why."""
 
 
 def encode(content: dict[str, Any]) -> bytes:
-  """A checkpoint file's bytes, from nested dictionaries of NumPy arrays and text."""
-  from flax import serialization  # imports JAX, which most of this module does without
+  """Encodes nested dictionaries of NumPy arrays and text as a file's bytes."""
+  from flax import serialization  # late, as it imports JAX
 
   payload = serialization.msgpack_serialize(content)
   return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """The content of a checkpoint file.
+  """Reads a checkpoint file, and returns what was passed to `encode`.
 
   Raises:
-    Damaged: not readable, cut off, or changed since it was written.
+    Damaged: the file is unreadable, truncated or corrupted.
   """
   try:
     data = path.read_bytes()
@@ -42,26 +42,26 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if not header.startswith(MAGIC):
     raise Damaged(f"{path}: not a checkpoint of this project")
   if header[len(MAGIC) :] != hashlib.sha256(payload).hexdigest().encode():
-    raise Damaged(f"{path}: damaged, its checksum does not match")
-  from flax import serialization  # as in `encode`
+    raise Damaged(f"{path}: damaged: its checksum does not match")
+  from flax import serialization  # late, as in `encode`
 
   try:
     content = serialization.msgpack_restore(payload)
-  except Exception as error:  # msgpack, Flax and NumPy fail in many ways
+  except Exception as error:  # msgpack, Flax and NumPy raise many types
     reason = " ".join(str(error).split())
-    raise Damaged(f"{path}: has another content than a checkpoint ({reason})") from None
+    raise Damaged(f"{path}: not the content of a checkpoint ({reason})") from None
   if not isinstance(content, dict) or not {"state", "run"} <= content.keys():
-    raise Damaged(f"{path}: has another content than a checkpoint")
+    raise Damaged(f"{path}: not the content of a checkpoint")
   return content
 
 
 def saved(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The numbered checkpoints of a folder, newest first."""
+  """Returns the paths of the numbered checkpoints in `folder`, newest first."""
   return sorted(folder.glob("step_*.ckpt"), reverse=True)
 
 
 def save(folder: pathlib.Path, step: int, data: bytes, keep: int) -> None:
-  """Writes the checkpoint of `step`, then removes all but the newest `keep`."""
+  """Writes the checkpoint of `step`, then deletes all but the newest `keep`."""
   folder.mkdir(parents=True, exist_ok=True)
   write_atomically(folder / f"step_{step:09d}.ckpt", data)
   for old in saved(folder)[keep:]:
@@ -69,36 +69,36 @@ def save(folder: pathlib.Path, step: int, data: bytes, keep: int) -> None:
 
 
 def save_best(folder: pathlib.Path, data: bytes) -> None:
-  """Writes `best.ckpt`."""
+  """Writes `best.ckpt`, replacing the previous one."""
   folder.mkdir(parents=True, exist_ok=True)
   write_atomically(folder / "best.ckpt", data)
 
 
 def restore_newest(folder: pathlib.Path) -> dict[str, Any] | None:
-  """The newest checkpoint that is whole; None where there has never been one.
+  """Returns the newest checkpoint that is intact, or None if there are none at all.
 
   Raises:
-    UserError: there are checkpoints, and all of them are damaged.
+    UserError: there are checkpoints, but all of them are damaged.
   """
   paths = saved(folder)
   for path in paths:
     try:
       return read(path)
     except Damaged as error:
-      logging.warning("%s; trying the one before it", error)
+      logging.warning("%s; falling back to the checkpoint before it", error)
   if paths:
     raise UserError(
-      f"{folder}: all {len(paths)} checkpoints are damaged; restore one, or choose "
-      "another --workdir to start again"
+      f"{folder}: all {len(paths)} checkpoints are damaged; restore one from a "
+      "backup, or choose another --workdir to start over"
     )
   return None
 
 
 def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
-  """The `best` or the `last` checkpoint.
+  """Returns the content of the checkpoint `which`, "best" or "last".
 
   Raises:
-    UserError: there is none, or it is damaged.
+    UserError: there is no such checkpoint, or it is damaged.
   """
   if which == "last":
     content = restore_newest(folder)
@@ -108,4 +108,4 @@ def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
   try:
     return read(folder / "best.ckpt")
   except Damaged as error:
-    raise UserError(f"{error}; --checkpoint=last may still be there") from None
+    raise UserError(f"{error}; try --checkpoint=last") from None

@@ -1,7 +1,7 @@
-"""What a run leaves behind and comes back to: snapshots, and the facts of a summary.
+"""The content of a run directory: what checkpoints and `summary.json` record.
 
-JAX and Flax are imported by what needs them, late: `reproduce` looks into run
-directories to refuse a command line at once.
+Functions that need JAX or Flax import them when called, because `reproduce` reads run
+directories to validate its command line, which should not wait for these imports.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from cifar_flax.data import datasets
   from cifar_flax.run.observers.base import Progress
 
-# What may differ when a run goes on: none of it changes what is computed.
+# Config keys that may change when a run is resumed: they do not affect training.
 FREE_KEYS = (
   "name",
   "eval_batch_size",
@@ -32,28 +32,28 @@ FREE_KEYS = (
   "checkpoint.every_steps",
   "checkpoint.min_seconds",
 )
-# What may also differ when a finished run is evaluated.
+# Config keys that may also change when a finished run is evaluated.
 EVALUATION_KEYS = ("data.eval_split", "model.dtype", "model.ops")
-# Schedules whose rate at a step does not depend on the number of epochs.
+# Schedules whose learning rate at a step does not depend on the number of epochs.
 OPEN_ENDED_SCHEDULES = ("constant", "staircase")
 
 
 def free_keys(config: Config) -> tuple[str, ...]:
-  """The keys that may differ when a run goes on."""
+  """Returns the config keys that may change when this run is resumed."""
   open_ended = config.schedule.name in OPEN_ENDED_SCHEDULES
   return (*FREE_KEYS, "num_epochs") if open_ended else FREE_KEYS
 
 
 @dataclasses.dataclass
 class Record:
-  """What a checkpoint knows of its run beside its state, config and data.
+  """What a checkpoint stores about its run, besides its state, config and data.
 
   Attributes:
     history: the rows of `metrics.jsonl`.
-    parts: what made the run, `provenance.current` of each process that took part in it.
+    parts: `provenance.current` of each process that trained a part of the run.
     interruptions: how often the run was resumed before its last epoch was finished.
-    epoch_seconds: spent on the epoch after those in `history`, in all parts.
-    training_seconds: the share of training in these, once that is finished, else None.
+    epoch_seconds: time spent on the unfinished epoch after `history`, over all parts.
+    training_seconds: time of these spent on training, once that is done, else None.
   """
 
   history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -66,7 +66,7 @@ class Record:
 def snapshot(
   state: Any, config: Config, info: "datasets.Info", record: Record
 ) -> bytes:
-  """A checkpoint file's bytes: the state, and what it belongs to."""
+  """Returns a checkpoint file's bytes: the state, and the run's config and record."""
   import jax
   from flax import serialization
 
@@ -82,19 +82,20 @@ def snapshot(
 
 
 def run_of(content: dict[str, Any]) -> tuple[dict[str, Any], Config, Record]:
-  """What a checkpoint says of its run: the dictionary, its config, its record.
+  """Returns the run stored in a checkpoint: its dictionary, its config, its record.
 
   Raises:
-    UserError: it is of another version of this project, or computed by other code.
+    UserError: the checkpoint has another format or other numerics than this code.
   """
   try:
     run = json.loads(content["run"])
     if run["numerics"] != provenance.NUMERICS:
       commit = run["parts"][-1]["commit"] if run["parts"] else None
       raise UserError(
-        f"the checkpoint has numerics {run['numerics']}, and this code has "
-        f"{provenance.NUMERICS}: the same config computes other numbers now; use the "
-        f"code that made it (commit {commit or 'unknown'}), or choose another --workdir"
+        f"the checkpoint has numerics {run['numerics']}, but this code has "
+        f"{provenance.NUMERICS}, which gives other results for the same config; use "
+        f"the code that wrote it (commit {commit or 'unknown'}), or choose another "
+        "--workdir"
       )
     config = config_lib.from_dict(run["config"], "checkpoint")
     names = [field.name for field in dataclasses.fields(Record)]
@@ -103,7 +104,7 @@ def run_of(content: dict[str, Any]) -> tuple[dict[str, Any], Config, Record]:
     if epochs != list(range(1, len(epochs) + 1)):
       raise ValueError("its epochs are not 1, 2, ...")
     if not all(isinstance(run[name], kind) for name, kind in _RUN_TYPES.items()):
-      raise ValueError("its description has other types")
+      raise ValueError("a field of its run has another type")
   except UserError:
     raise
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -128,17 +129,17 @@ def resume(
   state: Any,
   may_differ: Sequence[str] = (),
 ) -> tuple[Any, Record]:
-  """The state and the record in a checkpoint, if it is this run's.
+  """Returns the state and the record in a checkpoint, if it belongs to this run.
 
   Args:
-    content: of the checkpoint file.
-    config: of the run that wants to go on.
-    info: of its data.
-    state: of the same structure and shapes.
-    may_differ: keys of the config, besides `free_keys`.
+    content: content of the checkpoint file.
+    config: config of the run to resume.
+    info: description of its data.
+    state: a state with the expected structure, shapes and types.
+    may_differ: config keys that may differ, besides `free_keys`.
 
   Raises:
-    UserError: the checkpoint's config or data would make it another run.
+    UserError: the checkpoint was trained with another config or on other data.
   """
   run, trained_config, record = run_of(content)
   before, fingerprint = config_lib.flatten(trained_config), run["fingerprint"]
@@ -147,65 +148,73 @@ def resume(
     if name not in free and before[name] != now:
       raise UserError(
         f"config.{name}={now!r}: this run directory was trained with "
-        f"{before[name]!r}; keep that, or choose another --workdir"
+        f"{before[name]!r}; keep that value, or choose another --workdir"
       )
   if fingerprint != info.fingerprint:
     raise UserError(
-      f"config.data.data_dir={config.data.data_dir!r}: holds other data "
+      f"config.data.data_dir={config.data.data_dir!r}: contains other data "
       f"({info.fingerprint[:12]}) than this run was trained on "
-      f"({fingerprint[:12]}); restore them, or choose another --workdir"
+      f"({fingerprint[:12]}); restore that data, or choose another --workdir"
     )
   if len(record.history) < trained_config.num_epochs:
     record.interruptions += 1
   return restored(state, content["state"]), record
 
 
-def restored(wanted: Any, found: Any) -> Any:
-  """Arrays of a checkpoint in the structure of `wanted`, whose shapes they must have.
+def restored(template: Any, saved: Any) -> Any:
+  """Returns the arrays of a checkpoint in the structure of `template`.
+
+  Args:
+    template: a pytree of arrays with the expected shapes and kinds of type.
+    saved: the state dictionary in the checkpoint.
 
   Raises:
-    UserError: they are of another version of this project.
+    UserError: structure, shapes or types do not match.
   """
   import jax
   from flax import serialization
 
   try:
-    arrays = serialization.from_state_dict(wanted, found)
-    return jax.tree_util.tree_map_with_path(_checked, wanted, arrays)
+    arrays = serialization.from_state_dict(template, saved)
+    return jax.tree_util.tree_map_with_path(_checked, template, arrays)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise another_version(error) from None
 
 
-def _checked(path: Any, wanted: Any, found: Any) -> Any:
-  """An array of a checkpoint, if it is what the network has there."""
+def _checked(path: Any, template: Any, saved: Any) -> Any:
+  """Returns an array of a checkpoint; raises ValueError unless it fits `template`."""
   import numpy as np
 
-  found = np.asarray(found)
-  if (found.shape, found.dtype.kind) != (wanted.shape, wanted.dtype.kind):
+  saved = np.asarray(saved)
+  if (saved.shape, saved.dtype.kind) != (template.shape, template.dtype.kind):
     name = "".join(map(str, path))
-    wanted, found = (f"{a.dtype}{list(a.shape)}" for a in (wanted, found))
-    raise ValueError(f"{name} is {found}, not {wanted}")
-  return found
+    expected, actual = (f"{a.dtype}{list(a.shape)}" for a in (template, saved))
+    raise ValueError(f"{name} is {actual}, not {expected}")
+  return saved
 
 
 def another_version(error: Exception) -> UserError:
-  """What to say of a checkpoint that has not what is looked for."""
+  """Returns the error for a checkpoint whose content this code cannot use."""
   reason = (str(error) or type(error).__name__).splitlines()[0]
   return UserError(
-    f"the checkpoint is of another version of this project ({reason}); choose another "
-    "--workdir"
+    f"the checkpoint was written by another version of this project ({reason}); choose "
+    "another --workdir"
   )
 
 
 def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
-  """The summary of a run that has all that its config asks for, else None."""
+  """Returns the content of `summary.json` if it covers all of `config`, else None.
+
+  It does if the run has finished `num_epochs` epochs and, with `eval_flip`, has been
+  evaluated with mirror images.
+  """
   file = workdir / "summary.json"
-  found = json.loads(file.read_text()) if file.exists() else None
-  if not found or found["num_epochs"] != config.num_epochs:
+  content = json.loads(file.read_text()) if file.exists() else None
+  if not content or content["num_epochs"] != config.num_epochs:
     return None
-  if config.eval_flip and found.get("flip_eval_accuracy") is None:
+  if config.eval_flip and content.get("flip_eval_accuracy") is None:
     return None
-  return found
+  return content
 
 
 def summary(
@@ -215,14 +224,14 @@ def summary(
   parameters: tuple[int, int],
   flipped: "Progress | None" = None,
 ) -> dict[str, Any]:
-  """`summary.json`: what was trained, on what, by what, and how it went.
+  """Returns the content of `summary.json`: network, results, provenance and data.
 
   Args:
-    config: of the run.
+    config: the run's config.
     dataset: its data.
-    record: of all its epochs.
-    parameters: total number, and the trainable ones among them.
-    flipped: the end of the evaluation with mirror images, if there was one.
+    record: its record, with all epochs.
+    parameters: number of parameters in total, and of the trainable ones.
+    flipped: final progress of the evaluation with mirror images, if there was one.
   """
   history = record.history
   evaluated = [row for row in history if row["eval_accuracy"] is not None]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and errors that name them."""
+"""Atomic file writes, and OSErrors that name the file they are about."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Puts `path` into an OSError: a full disk's own names no file."""
+def name_in_errors(path: str | os.PathLike) -> Iterator[None]:
+  """Adds `path` to any OSError raised inside, as that of a full disk names no file."""
   try:
     yield
   except OSError as error:
@@ -17,14 +17,14 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
-  """Replaces `path` by `data`: after a crash it holds the old bytes or the new ones.
+  """Replaces the content of `path`; after a crash it is the old or the new one, whole.
 
   Raises:
-    OSError: names `path`, which holds the old bytes.
+    OSError: writing failed; the error names `path`, whose content is unchanged.
   """
   temporary = path.with_name(f".{path.name}.tmp")
   try:
-    with naming(path):
+    with name_in_errors(path):
       with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
@@ -42,6 +42,6 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-  """Removes what a process that was killed has not finished writing."""
+  """Removes temporary files of `write_atomically` that a killed process left behind."""
   for temporary in folder.glob(".*.tmp"):
     temporary.unlink(missing_ok=True)

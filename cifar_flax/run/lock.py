@@ -1,8 +1,9 @@
-"""One writer for a run directory.
+"""The lock of a run directory, which allows one process at a time to write to it.
 
-The file `lock` in it is locked (flock), which ends with the process that holds it,
-however that ends. A file system that several hosts share may not pass such locks on:
-for the others' sake the owner stands in the file, and touches it while it lives.
+The owner holds an flock on the file `lock`; the kernel releases it when the owner exits
+or is killed. A file system shared by several hosts may not propagate flocks between
+them, so the owner also writes its process id and host into the file, and updates the
+file's modification time as a heartbeat.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import naming
+from cifar_flax.run.files import name_in_errors
 
 FILE = "lock"
 BEAT_SECONDS = 10.0
@@ -25,18 +26,18 @@ DEAD_AFTER_SECONDS = 60.0
 
 
 def check(workdir: pathlib.Path) -> None:
-  """Raises UserError, naming the owner, if another process writes in `workdir`."""
+  """Raises UserError, naming the owner, if another process has locked `workdir`."""
   with contextlib.suppress(FileNotFoundError):
     os.close(_acquire(workdir / FILE, os.O_RDONLY))
 
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from writing in `workdir`, which is made if absent.
+  """Locks `workdir`, which is created if absent, for the duration of the context.
 
   Raises:
-    UserError: another process does.
-    OSError: the lock can't be written.
+    UserError: another process has locked it.
+    OSError: the lock file cannot be written.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE
@@ -46,7 +47,7 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
   beating.start()
   try:
     owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
-    with naming(path):
+    with name_in_errors(path):
       os.ftruncate(file, 0)
       os.pwrite(file, owner.encode(), 0)
     yield
@@ -59,26 +60,27 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _beat(file: int, ended: threading.Event) -> None:
+  """Updates the modification time of the lock file until `ended` is set."""
   while not ended.wait(BEAT_SECONDS):
-    with contextlib.suppress(OSError):  # a full disk is found by those who write
+    with contextlib.suppress(OSError):  # other writes report a full disk
       os.utime(file)
 
 
 def _acquire(path: pathlib.Path, flags: int) -> int:
-  """A descriptor of the locked file."""
+  """Opens and locks the file; returns its descriptor."""
   file = os.open(path, flags, 0o666)
   try:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise _occupied(path, _owner(file)) from None
-    except OSError:  # a file system without locks: the heartbeat has to do
+      raise _locked(path, _owner(file)) from None
+    except OSError:  # a file system without flock: only the heartbeat is checked
       pass
     owner = _owner(file)
     age = time.time() - os.fstat(file).st_mtime
     elsewhere = owner and owner.get("host") != socket.gethostname()
     if elsewhere and age < DEAD_AFTER_SECONDS:
-      raise _occupied(path, owner, age)
+      raise _locked(path, owner, age)
   except BaseException:
     os.close(file)
     raise
@@ -86,21 +88,23 @@ def _acquire(path: pathlib.Path, flags: int) -> int:
 
 
 def _owner(file: int) -> dict[str, Any]:
+  """Returns `pid` and `host` of the owner, or {} if the file does not name one."""
   try:
-    found = json.loads(os.pread(file, 4096, 0))
+    owner = json.loads(os.pread(file, 4096, 0))
   except ValueError:
     return {}
-  return found if isinstance(found, dict) else {}
+  return owner if isinstance(owner, dict) else {}
 
 
-def _occupied(
+def _locked(
   path: pathlib.Path, owner: dict[str, Any], age: float | None = None
 ) -> UserError:
+  """Returns the error that names the owner and, if given, the heartbeat's age in s."""
   who = f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}"
-  hint = "wait for its end, or choose another --workdir"
+  hint = "wait until it ends, or choose another --workdir"
   if age is not None:
     hint += (
-      f"; it gave a sign of life {age:.0f} s ago, and counts as dead after "
-      f"{DEAD_AFTER_SECONDS:.0f}"
+      f"; its last heartbeat was {age:.0f} s ago, and it is considered dead after "
+      f"{DEAD_AFTER_SECONDS:.0f} s"
     )
   return UserError(f"{path.parent}: {who} is writing here; {hint}")

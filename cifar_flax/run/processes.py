@@ -1,9 +1,9 @@
-"""A run over several processes: on one host or many.
+"""Runs that are distributed over several processes, on one host or many.
 
 Every process runs the same command on the same run directory. On a TPU slice, and
-under Slurm or Open MPI, `--distributed=auto` finds the others; elsewhere
-`--distributed=HOST:PORT,NUMBER,ID` says where process 0 listens, how many there are
-and which one this is.
+under Slurm or Open MPI, `--distributed=auto` finds the other processes. Elsewhere,
+`--distributed=HOST:PORT,NUMBER,ID` gives the address on which process 0 listens, the
+number of processes, and the id of this process.
 """
 
 import contextlib
@@ -15,36 +15,40 @@ from typing import Any
 
 from cifar_flax.errors import UserError
 
-# A process that has not been heard of for so long is dead, and the others end.
+# A process without a heartbeat for this long is considered dead, and the others exit.
 DEAD_AFTER_SECONDS = 40
 
 
 def parse(text: str) -> dict[str, Any]:
-  """Arguments of `jax.distributed.initialize`.
+  """Returns the arguments of `jax.distributed.initialize` for a `--distributed` flag.
 
   Raises:
-    UserError: not a place, a number and an id.
+    UserError: `text` is neither "auto" nor of the form HOST:PORT,NUMBER,ID.
   """
   if text == "auto":
     return {}
-  place, *numbers = text.split(",")
-  host, _, port = place.rpartition(":")
-  good = host and len(numbers) == 2 and all(n.isdecimal() for n in (port, *numbers))
-  if not good or not int(numbers[1]) < int(numbers[0]):
+  address, *numbers = text.split(",")
+  host, _, port = address.rpartition(":")
+  valid = host and len(numbers) == 2 and all(n.isdecimal() for n in (port, *numbers))
+  if not valid or not int(numbers[1]) < int(numbers[0]):
     raise UserError(
       f"--distributed={text!r}: must be auto, or HOST:PORT,NUMBER,ID with ID from 0 "
       "to NUMBER - 1; for example 10.0.0.1:1234,2,0"
     )
-  count, process = map(int, numbers)
-  return {"coordinator_address": place, "num_processes": count, "process_id": process}
+  count, process_id = map(int, numbers)
+  return {
+    "coordinator_address": address,
+    "num_processes": count,
+    "process_id": process_id,
+  }
 
 
 def supervise() -> None:
-  """Returns in a new process; this one waits for its end, and leaves with its code.
+  """Forks: the child returns; the parent waits and exits with the child's status.
 
-  Where another process of the run is dead, JAX aborts this one, whatever it is doing,
-  with a stack for a last word. The process that waits says what has happened. To be
-  called before JAX is imported, as long as there is one thread.
+  When another process of the run dies, JAX aborts this one from C++ and prints a stack
+  trace. The parent survives this and prints what happened. Call it before JAX is
+  imported, while the process has a single thread.
   """
   parent = os.getpid()
   child = os.fork()
@@ -53,48 +57,54 @@ def supervise() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-  os.setpgid(0, 0)  # Ctrl-C reaches the one that waits, which passes it on, once
+  os.setpgid(0, 0)  # Ctrl-C then reaches the parent alone, which forwards it once
   if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: to end with it
+    # PR_SET_PDEATHSIG: the kernel kills the child when the parent dies.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
 
 
 def _wait(child: int) -> int:
-  """Passes signals on until the child ends; its exit code, as a shell has it."""
+  """Forwards signals to the child until it exits; returns its shell exit code."""
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: os.kill(child, number))
   _, status = os.waitpid(child, 0)
   code = os.waitstatus_to_exitcode(status)
   if code == -signal.SIGABRT:
-    print(loss("JAX aborted this one; it says above why"), file=sys.stderr)
+    reason = "JAX aborted this one; see its message above"
+    print(lost_process_message(reason), file=sys.stderr)
     return 1
   if code not in (-signal.SIGINT, -signal.SIGTERM) and code < 0:
     name = signal.Signals(-code).name
-    print(f"error: this process was ended by {name}; {_GO_ON}", file=sys.stderr)
+    print(f"error: this process was killed by {name}; {_HINT}", file=sys.stderr)
   return code if code >= 0 else 128 - code
 
 
-_GO_ON = "start the same commands again, they go on from the newest checkpoint"
+_HINT = "rerun the same commands to resume from the newest checkpoint"
 
 
-def loss(reason: str) -> str:
-  """The line that says that another process has ended."""
+def lost_process_message(reason: str) -> str:
+  """Returns the one-line error that reports the end of another process of the run."""
   reason = " ".join(reason.split())[:150]
-  return f"error: another process of this run has ended ({reason}); {_GO_ON}"
+  return f"error: another process of this run has ended ({reason}); {_HINT}"
 
 
 def initialize(text: str) -> None:
-  """Joins the other processes; waits until all are there.
+  """Connects to the other processes of the run, and waits until all are connected.
+
+  Args:
+    text: value of the `--distributed` flag.
 
   Raises:
-    UserError: they can't be found.
+    UserError: the connection failed.
   """
-  global _joined
+  global _is_distributed
   import jax
 
   options = parse(text)
-  jax.config.update("jax_enable_preemption_service", False)  # signals are ours
+  # `signals.Watch` handles SIGTERM; JAX's preemption service would handle it as well.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       heartbeat_timeout_seconds=DEAD_AFTER_SECONDS,
@@ -104,27 +114,30 @@ def initialize(text: str) -> None:
   except (ValueError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"--distributed={text!r}: {reason}") from None
-  _joined = True
-  sys.excepthook = _leave_with_traceback
+  _is_distributed = True
+  sys.excepthook = _exit_with_traceback
 
 
-def _leave_with_traceback(kind: Any, error: Any, traceback: Any) -> None:
-  """At once: the end that Python has for it waits for the other processes."""
+def _exit_with_traceback(kind: Any, error: Any, traceback: Any) -> None:
+  """Prints the traceback and exits at once; see `exit_at_once`."""
   sys.__excepthook__(kind, error, traceback)
-  leave(1)
+  exit_at_once(1)
 
 
-_joined = False
+_is_distributed = False
 
 
-def joined() -> bool:
-  """Whether this is one process of several."""
-  return _joined
+def is_distributed() -> bool:
+  """Returns whether `initialize` has connected this process to others."""
+  return _is_distributed
 
 
-def part() -> None:
-  """Waits until all processes have come to their end, so that none misses another."""
-  if not _joined:
+def wait_for_all() -> None:
+  """Waits until every process has finished, so that none reports a lost process.
+
+  Does nothing in a run that is not distributed.
+  """
+  if not _is_distributed:
     return
   import jax
 
@@ -132,15 +145,15 @@ def part() -> None:
     jax.distributed.shutdown()
 
 
-def is_loss(error: RuntimeError) -> bool:
-  """Whether an error may come of another process's end, and not of a bug of ours."""
+def is_lost_process(error: RuntimeError) -> bool:
+  """Returns whether the loss of another process may have caused `error`."""
   import jax
 
-  return joined() and isinstance(error, jax.errors.JaxRuntimeError)
+  return is_distributed() and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def agreed(value: int) -> int:
-  """The largest `value` that any process has; all of them must ask."""
+  """Returns the largest `value` of all processes; every process must call it."""
   import jax
 
   if jax.process_count() == 1:
@@ -151,8 +164,8 @@ def agreed(value: int) -> int:
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def leave(code: int) -> None:
-  """Ends this process at once: JAX waits for the others, minutes if they are dead."""
+def exit_at_once(code: int) -> None:
+  """Exits without Python's cleanup, in which JAX waits minutes for dead processes."""
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

@@ -1,6 +1,6 @@
-"""Where a result comes from: code, command, machine, versions.
+"""The provenance of a result: code, command, machine and versions.
 
-Imports JAX nowhere, so that a command line can be refused at once.
+This module does not import JAX, so that an invalid command line fails without delay.
 """
 
 import importlib.metadata
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   import jax
 
-# What a config computes, as a number: raised by one whenever the same config and data
-# would give other numbers than before (rounding aside). Runs of different NUMERICS are
-# never resumed, and never compared in one table.
+# Version of the computation. Increment it whenever the same config and data give other
+# results than before, apart from rounding. A run of another NUMERICS cannot be resumed,
+# and is never compared in the same table.
 NUMERICS = 1
 
-# What computes the numbers.
+# Packages that affect the results; their versions are recorded.
 PACKAGES = (
   "cifar_flax",
   "jax",
@@ -32,18 +32,19 @@ PACKAGES = (
   "numpy",
   "tensorflow-datasets",
 )
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]  # of the repository
 
 
 def current(devices: Sequence["jax.Device"], first_step: int) -> dict[str, Any]:
-  """What this process is, for the part of a run that it makes.
+  """Returns the provenance of the part of a run that this process computes.
 
   Args:
-    devices: that it computes on.
-    first_step: updates made before this part.
+    devices: the devices it computes on.
+    first_step: number of updates made before this part.
 
   Returns:
-    first_step, numerics, commit, modified, command, device, device_count, versions.
+    A dictionary with first_step, numerics, commit, modified, command, device,
+    device_count, versions.
   """
   commit, modified = _commit()
   return {
@@ -59,9 +60,9 @@ def current(devices: Sequence["jax.Device"], first_step: int) -> dict[str, Any]:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-  """The commit of the code, and whether tracked files differ from it.
+  """Returns the commit of the code, and whether tracked files differ from it.
 
-  Both are None for code that is not in a git repository of its own.
+  Both are None if the code is not at the root of a git repository.
   """
   try:
     top, commit = _git("rev-parse", "--show-toplevel", "HEAD").split()
@@ -80,43 +81,42 @@ def _git(*arguments: str) -> str:
 
 
 def command(argv: Sequence[str], folder: str) -> str:
-  """A command line for a shell, with no absolute path in it.
+  """Returns a command line for a shell, without absolute paths.
 
   Args:
     argv: program and arguments.
-    folder: where it ran; absolute paths become relative to it.
+    folder: its working directory; absolute paths are made relative to it.
   """
   program, *arguments = argv
 
-  def relative(found: re.Match) -> str:
-    return found[1] + os.path.relpath(found[2], folder)
+  def relative(match: re.Match) -> str:
+    return match[1] + os.path.relpath(match[2], folder)
 
-  # At the beginning, or behind "=", "," or a ":" that is no URL's.
+  # A path starts the argument or follows "=", "," or a ":" that is not part of "://".
   arguments = [re.sub(r"(^|[=,]|:(?!//))(/[^=:,]*)", relative, a) for a in arguments]
   return shlex.join([os.path.basename(program), *arguments])
 
 
 def hardware(devices: Sequence["jax.Device"]) -> str:
-  """Devices and processor in words, such as "1 x NVIDIA H100, Xeon, 16 cores"."""
-  model = platform.processor() or platform.machine()
-  cpuinfo = pathlib.Path("/proc/cpuinfo")
-  if cpuinfo.exists():
-    names = [
-      line.partition(":")[2].strip()
-      for line in cpuinfo.read_text().splitlines()
-      if line.startswith("model name")
-    ]
-    model = names[0] if names else model
+  """Describes devices and processor, such as "1 x NVIDIA H100, Xeon, 16 cores"."""
   kind = devices[0].device_kind
-  return f"{len(devices)} x {kind}, {model}, {os.cpu_count()} cores"
+  return f"{len(devices)} x {kind}, {processor()}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+  """Returns the model of the CPU, such as "AMD EPYC 7763 64-Core Processor"."""
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+  names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+  return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
-  """Versions of Python and of `PACKAGES`."""
-  found = {"python": platform.python_version()}
+  """Returns the versions of Python and of `PACKAGES`."""
+  result = {"python": platform.python_version()}
   for package in PACKAGES:
     try:
-      found[package] = importlib.metadata.version(package)
+      result[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-      found[package] = "not installed"
-  return found
+      result[package] = "not installed"
+  return result

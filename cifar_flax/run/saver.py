@@ -1,4 +1,4 @@
-"""When a run is saved: at the ends of epochs, within them, and when asked to stop."""
+"""Decides when to save checkpoints: after epochs, within them, and on a signal."""
 
 import pathlib
 import time
@@ -11,14 +11,14 @@ from cifar_flax.run import checkpoints, processes, signals
 
 
 class Saver:
-  """Saves a run when it is time to.
+  """Saves the checkpoints of a run when they are due.
 
   Args:
-    folder: of its checkpoints.
-    config: of the run.
-    snapshot: returns the bytes of a checkpoint of the run as it is.
-    stop: where a request to stop is found.
-    writes: whether this process writes; the others compute the same.
+    folder: the run's checkpoint directory.
+    config: the run's config.
+    snapshot: returns the checkpoint file's bytes for the current state of the run.
+    stop: holds the signal that asked the run to stop, if there was one.
+    writes: whether this process writes files; in a distributed run only one does.
   """
 
   def __init__(
@@ -35,15 +35,15 @@ class Saver:
     self._last_step: int | None = None
 
   def after_call(self, step: int) -> None:
-    """Saves after a call to the devices, if `checkpoint.every_steps` or a signal says.
+    """Saves after a dispatch, as `checkpoint.every_steps` requires or on a signal.
 
     Args:
-      step: updates made.
+      step: number of updates made.
 
     Raises:
-      Stopped: a signal asked for it; everything is saved.
+      Stopped: a signal asked the run to stop; its checkpoint has been saved.
     """
-    self._stop.defer()  # a step has been made: from now on there is something to lose
+    self._stop.defer()  # from the first step on, exiting without saving loses work
     interval = self._config.checkpoint.every_steps
     if signal := processes.agreed(self._stop.signal):
       self._save(step)
@@ -52,11 +52,14 @@ class Saver:
       self._save(step)
 
   def after_epoch(self, history: Sequence[dict[str, Any]], step: int) -> None:
-    """Saves after an epoch, if it is the best one so far or time to.
+    """Saves after an epoch: `best.ckpt` if it is the best, and a checkpoint if due.
+
+    A checkpoint is due after the last epoch, and otherwise `checkpoint.min_seconds`
+    after the previous one.
 
     Args:
-      history: the rows of all epochs, this one's last.
-      step: updates made.
+      history: the rows of all finished epochs, oldest first.
+      step: number of updates made.
     """
     *before, row = history
     improved = _accuracy(row) > max(map(_accuracy, before), default=-1.0)
@@ -78,5 +81,5 @@ class Saver:
 
 
 def _accuracy(row: dict[str, Any]) -> float:
-  """Of the evaluation, or -1 for an epoch without one."""
+  """Returns the evaluation accuracy, or -1 for an epoch without an evaluation."""
   return -1.0 if row["eval_accuracy"] is None else row["eval_accuracy"]

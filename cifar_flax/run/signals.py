@@ -1,8 +1,9 @@
-"""SIGTERM and Ctrl-C: out at once, or after saving where there is something to save.
+"""SIGTERM and Ctrl-C: end the process at once, or after it has saved a checkpoint.
 
-Python's own handlers wait until compiled code returns: a compilation, or a call to the
-devices. So signals keep the system's own effect (they end the process) as long as
-nothing would be lost, and are counted by a thread from then on.
+Python runs its signal handlers only after compiled code returns, which may take long
+for a compilation or a call to the devices. Therefore the signals keep the default
+action of the system, which ends the process, until there is progress to save. From
+then on, a thread receives them.
 """
 
 import os
@@ -15,12 +16,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Watch:
-  """From `with` on, signals end the process; from `defer` on, the first sets `signal`.
+  """A context manager for SIGINT and SIGTERM.
 
-  The second ends the process then. Outside of the main thread nothing is changed.
+  Inside `with`, a signal ends the process. After `defer`, the first signal only sets
+  `signal`, and a second one ends the process. The previous handlers are restored at
+  the end. Outside the main thread, signals are not touched.
 
   Attributes:
-    signal: number of the signal that asked to stop, or 0.
+    signal: number of the signal that asked the run to stop, or 0.
   """
 
   def __init__(self) -> None:
@@ -35,7 +38,7 @@ class Watch:
     return self
 
   def defer(self) -> None:
-    """Lets the first signal set `signal` instead; nothing outside of `with`."""
+    """Makes the first signal set `signal` only; does nothing outside `with`."""
     if self._pipe or not self._before:
       return
     self._pipe = os.pipe()
@@ -43,16 +46,18 @@ class Watch:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in SIGNALS:
-      signal.signal(number, lambda *_: None)  # the system tells the pipe, not Python
-    threading.Thread(target=self._count, args=(reader,), daemon=True).start()
+      signal.signal(number, lambda *_: None)  # the pipe receives the signal's number
+    threading.Thread(target=self._receive, args=(reader,), daemon=True).start()
 
-  def _count(self, reader: int) -> None:
-    while told := os.read(reader, 1):
-      if told[0] not in SIGNALS:
+  def _receive(self, reader: int) -> None:
+    """Reads signal numbers from the pipe: stores the first, exits at the second."""
+    while received := os.read(reader, 1):
+      number = received[0]
+      if number not in SIGNALS:
         continue
       if self.signal:
-        os._exit(128 + told[0])
-      self.signal = told[0]
+        os._exit(128 + number)
+      self.signal = number
     os.close(reader)
 
   def __exit__(
@@ -66,4 +71,4 @@ class Watch:
     for number, handler in self._before.items():
       signal.signal(number, handler)
     if self._pipe:
-      os.close(self._pipe[1])  # the thread reads the end, and returns
+      os.close(self._pipe[1])  # ends the thread

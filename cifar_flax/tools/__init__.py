@@ -1,1 +1,1 @@
-"""Commands that look at networks and runs, or start many of them."""
+"""Commands that inspect networks, compare and export runs, or train many runs."""

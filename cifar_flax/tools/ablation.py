@@ -1,4 +1,4 @@
-"""What each change from one config to another brings: `sweep --ablate`."""
+"""Ablation: measures the effect of each change between two configs, for `sweep`."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,51 +9,58 @@ from cifar_flax.run import directory
 from cifar_flax.tables import Table, spread
 from cifar_flax.tools import jobs
 
-TOGETHER = ("augmentation", "optimizer", "schedule")  # sections that are one change
-SAME = ("data.dataset", "data.eval_split")  # or accuracies do not compare
+# Sections whose keys are set back together, because they depend on each other.
+JOINT_SECTIONS = ("augmentation", "optimizer", "schedule")
+# Keys that must be equal in both configs, or else accuracies are not comparable.
+EVALUATION_KEYS = ("data.dataset", "data.eval_split")
 
 
 def changes(
-  config: Config, base: Config, kept: Collection[str]
+  config: Config, base: Config, overridden: Collection[str]
 ) -> dict[str, dict[str, str]]:
-  """The keys that two configs differ in with the values of `base`, by change.
+  """Returns the changes from `base` to `config`: by name, each key's value in `base`.
 
-  Keys of `augmentation`, `optimizer` and `schedule` mean something together and are one
-  change each; every other key is one by itself.
+  All keys of `augmentation` that differ are one change, as are those of `optimizer` and
+  of `schedule`; every other key is a change of its own.
 
   Args:
-    config: with all changes.
-    base: with none.
-    kept: keys that are the same in every run, whatever the two have.
+    config: the config with all changes.
+    base: the config without them.
+    overridden: keys that are ignored, because the command line sets them in every run.
 
   Raises:
-    UserError: there is no change, or the two are evaluated on different images.
+    UserError: there is no change, or the configs are evaluated on different images.
   """
   before, found = config_lib.flatten(base), dict[str, dict[str, str]]()
   for key, value in config_lib.flatten(config).items():
-    if value == before[key] or key in {"seed", *directory.FREE_KEYS, *kept}:
+    if value == before[key] or key in {"seed", *directory.FREE_KEYS, *overridden}:
       continue
-    if key in SAME:
+    if key in EVALUATION_KEYS:
       raise UserError(f"--ablate: config.{key} differs; set it with --config.{key}=")
     section, _, name = key.rpartition(".")
-    change = section if section in TOGETHER else name
+    change = section if section in JOINT_SECTIONS else name
     change = "network" if key == "model.name" else change
     found.setdefault(change, {})[key] = str(before[key])
   if not found:
-    but = " but what --config.KEY sets" if kept else ""
-    raise UserError(f"--ablate: {base.name} and {config.name} differ in nothing{but}")
+    ignored = ", ignoring the keys that --config.KEY sets" if overridden else ""
+    raise UserError(
+      f"--ablate: {base.name} and {config.name} have no differences{ignored}"
+    )
   return found
 
 
 def settings(
-  config: Config, base: Config, kept: Collection[str]
+  config: Config, base: Config, overridden: Collection[str]
 ) -> list[tuple[str, dict[str, str]]]:
-  """Each run's name and what to set in it: nothing, each change set back, then all.
+  """Returns each run's name and overrides.
+
+  The first run has all changes; then each run lacks one of them, and the last run lacks
+  all of them. Arguments as for `changes`.
 
   Raises:
-    UserError: as `changes`, or the config is called as one of the other runs.
+    UserError: as for `changes`, or the config has the name of one of the other runs.
   """
-  found = changes(config, base, kept)
+  found = changes(config, base, overridden)
   back = {f"without_{change}": values for change, values in found.items()}
   if len(found) > 1:
     back["without_all"] = {
@@ -61,17 +68,18 @@ def settings(
     }
   if config.name in back:
     raise UserError(
-      f"--ablate: a run is called {config.name}, as the config; rename it"
+      f"--ablate: the config has the name of one of the runs, {config.name}; rename it"
     )
   runs = {config.name: dict[str, str](), **back}
   return [(name, {**values, "name": name}) for name, values in runs.items()]
 
 
 def table(planned: Sequence[jobs.Job]) -> Table:
-  """Accuracies, and how much higher they are with all changes than in each run.
+  """Returns the table of accuracies and of each change's gain.
 
-  Only the finished runs count, and of those without a change only the ones whose seed
-  has finished with all changes too.
+  A gain is the accuracy with all changes minus that without the change, seed by seed.
+  Unfinished runs are ignored, and so are runs without a change for whose seed the run
+  with all changes is not finished.
 
   Args:
     planned: the runs; the first has all changes.
@@ -79,38 +87,38 @@ def table(planned: Sequence[jobs.Job]) -> Table:
   accuracies: dict[str, dict[int, float]] = {}
   for job in planned:
     of_seed = accuracies.setdefault(job.config.name, {})
-    if summary := jobs.finished(job):
+    if summary := jobs.finished_summary(job):
       of_seed[job.config.seed] = 100 * summary["final_eval_accuracy"]
   first = planned[0].config
-  whole = accuracies.pop(first.name)
-  made = Table(
-    f"What each change brings to {first.name}",
-    ("run", "n", "accuracy, %", "the change brings, points"),
-    [[first.name, str(len(whole)), _shown(list(whole.values())), "-"]],
+  complete = accuracies.pop(first.name)
+  result = Table(
+    f"Gain of each change in {first.name}",
+    ("run", "n", "accuracy, %", "gain of the change, points"),
+    [[first.name, str(len(complete)), _spread_or_dash(list(complete.values())), "-"]],
   )
   for name, of_seed in accuracies.items():
-    pairs = [(of_seed[seed], whole[seed]) for seed in of_seed if seed in whole]
-    brings = _shown([with_it - without for without, with_it in pairs], "+")
-    cells = [name, str(len(pairs)), _shown([without for without, _ in pairs]), brings]
-    made.rows.append(cells)
-  made.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
-  if missing := sum(not jobs.finished(job) for job in planned):
-    made.note(f"{missing} of {len(planned)} runs are not finished")
+    pairs = [(of_seed[seed], complete[seed]) for seed in of_seed if seed in complete]
+    accuracy = _spread_or_dash([without for without, _ in pairs])
+    gain = _spread_or_dash([with_it - without for without, with_it in pairs], "+")
+    result.rows.append([name, str(len(pairs)), accuracy, gain])
+  result.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
+  if missing := sum(not jobs.finished_summary(job) for job in planned):
+    result.note(f"{missing} of {len(planned)} runs are not finished")
   for job in planned:
-    made.note(*_set_back(job.config, first), row=job.config.name)
-  return made
+    result.note(*_differences(job.config, first), row=job.config.name)
+  return result
 
 
-def _shown(values: list[float], sign: str = "") -> str:
+def _spread_or_dash(values: list[float], sign: str = "") -> str:
   return spread(values, sign=sign) if values else "-"
 
 
-def _set_back(config: Config, first: Config) -> list[str]:
-  """What a run has otherwise than the first, as one note."""
-  values, own = config_lib.flatten(first), {"name", "seed"}
+def _differences(config: Config, first: Config) -> list[str]:
+  """Returns a note on the keys that differ from the first run's; [] if none do."""
+  values, ignored = config_lib.flatten(first), {"name", "seed"}
   words = [
     f"{key}={value}, not {values[key]}"
     for key, value in config_lib.flatten(config).items()
-    if key not in own and value != values[key]
+    if key not in ignored and value != values[key]
   ]
   return ["; ".join(words)] if words else []

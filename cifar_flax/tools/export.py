@@ -1,11 +1,13 @@
-"""A trained network for programs without this package.
+"""Exports a trained network for programs that do not have this package.
 
 python -m cifar_flax export --workdir runs/net6b --format=stablehlo --output net6b.jax
 
-stablehlo: a function of images, float32 [n, 32, 32, 3] in [0, 1], to logits, float32
-[n, classes], for any n, on CPU, GPU and TPU. Needs JAX and flatbuffers alone:
+stablehlo: a function that maps images, float32 [n, 32, 32, 3] in [0, 1], to logits,
+float32 [n, classes], for any n, on CPU, GPU and TPU. Calling it needs only JAX and
+flatbuffers:
 `jax.export.deserialize(bytearray(open("net6b.jax", "rb").read())).call(images)`.
-onnx: the same function for ONNX Runtime and others; needs `pip install -e '.[onnx]'`.
+onnx: the same function for ONNX Runtime and others; the export needs
+`pip install -e '.[onnx]'`.
 npz: every parameter and statistic under its path, such as `params/stem/kernel`.
 """
 
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cifar_flax import command_line
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import naming
+from cifar_flax.run.files import name_in_errors
 
 if TYPE_CHECKING:
   from cifar_flax.tools.trained import Trained
@@ -28,9 +30,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def _function(trained: "Trained") -> Callable:
-  """Images to logits, of XLA's own operations but for the pooling.
+  """Returns a function from images to logits that uses only standard XLA operations.
 
-  Of that, ONNX Runtime does not know the form that jax2onnx makes.
+  Pooling is the exception: it is our own `max_pool`, because ONNX Runtime does not
+  support what jax2onnx makes of XLA's pooling.
   """
   import jax.numpy as jnp
 
@@ -47,7 +50,7 @@ def _function(trained: "Trained") -> Callable:
 
 
 def stablehlo(trained: "Trained") -> bytes:
-  """The network and its weights as one function, for any number of images."""
+  """Returns the network and its weights as a serialized `jax.export` function."""
   import jax
   import jax.export
   import jax.numpy as jnp
@@ -62,7 +65,7 @@ def stablehlo(trained: "Trained") -> bytes:
 
 
 def onnx(trained: "Trained") -> bytes:
-  """The same as an ONNX model; the input is `images`, the output `logits`.
+  """Returns the network as an ONNX model with input `images` and output `logits`.
 
   Raises:
     UserError: jax2onnx is not installed.
@@ -84,7 +87,7 @@ def onnx(trained: "Trained") -> bytes:
 
 
 def npz(trained: "Trained") -> bytes:
-  """Every parameter and statistic by its path."""
+  """Returns a NumPy archive of every parameter and statistic under its path."""
   import numpy as np
   from flax.traverse_util import flatten_dict
 
@@ -96,10 +99,10 @@ def npz(trained: "Trained") -> bytes:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
   parser = command_line.Parser("export", __doc__)
-  parser.add_argument("--workdir", metavar="RUN", help="run directory of the network")
+  parser.add_argument("--workdir", metavar="RUN", help="run directory to export")
   parser.add_argument("--checkpoint", default="best", help="best or last (%(default)s)")
   parser.add_argument("--format", default="stablehlo", help=", ".join(FORMATS))
-  parser.add_argument("--output", metavar="FILE", help="where it goes")
+  parser.add_argument("--output", metavar="FILE", help="file to write")
   flags = parser.parse_args(argv)
   command_line.check_choice(flags, "format", FORMATS)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
@@ -109,18 +112,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def run(argv: list[str]) -> None:
-  """Writes the file that a command line asks for, and says how large it is."""
+  """Exports the network to `--output` and prints the size of the file."""
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
   from cifar_flax.tools.trained import Trained  # imports JAX
 
   trained = Trained(workdir, flags.checkpoint)
   data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
-  with naming(path := pathlib.Path(flags.output)):
+  with name_in_errors(path := pathlib.Path(flags.output)):
     path.write_bytes(data)
   print(f"{path}: {len(data):,} bytes, {trained.config.model.name}, {flags.checkpoint}")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if the file cannot be written, 2 for wrong input."""
   return command_line.answer(run, argv)

@@ -1,4 +1,4 @@
-"""Finished runs, read back to be compared: what they were, and what they answer."""
+"""Loads finished runs and their predictions, so that they can be compared."""
 
 import dataclasses
 import json
@@ -16,18 +16,18 @@ from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
 from cifar_flax.tools import structure, summary
-from cifar_flax.tools.trained import Trained, probabilities
+from cifar_flax.tools.trained import Trained, softmax
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """A run directory.
+class FinishedRun:
+  """A finished run directory.
 
   Attributes:
-    workdir: where it is.
-    config: of the run.
-    rows: of `metrics.jsonl`.
-    facts: of `summary.json`.
+    workdir: its path.
+    config: the run's config.
+    rows: the lines of `metrics.jsonl`, one per epoch.
+    facts: the contents of `summary.json`.
   """
 
   workdir: pathlib.Path
@@ -36,11 +36,11 @@ class Run:
   facts: dict[str, Any]
 
 
-def load(workdir: pathlib.Path) -> Run:
-  """Reads a finished run.
+def load(workdir: pathlib.Path) -> FinishedRun:
+  """Loads a finished run.
 
   Raises:
-    UserError: it is not one.
+    UserError: the directory has no finished run, or its files are damaged.
   """
   files = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
   for file in files:
@@ -51,31 +51,37 @@ def load(workdir: pathlib.Path) -> Run:
     facts = json.loads(files[2].read_text())
   except ValueError as error:
     raise UserError(f"{workdir}: damaged ({error})") from None
-  return Run(workdir, config_lib.load(str(files[0])), rows, facts)
+  return FinishedRun(workdir, config_lib.load(str(files[0])), rows, facts)
 
 
 class Group:
-  """Runs of one config with different seeds.
+  """Finished runs of one config that differ only in their seed.
 
   Attributes:
-    name: of the config.
-    label: what tells it from the other groups of a report.
-    runs: at least one.
+    name: the config's name.
+    label: distinguishes the group from the others in a report.
+    runs: the runs, at least one.
     parameters, multiply_adds: of the network.
-    published: what is published of a config of this name, None if nothing compares or
-      the report has other runs of it, with changes.
-    labels: of the evaluation images.
-    chances: probabilities that the first run's last checkpoint gives them,
-      `[images, classes]`.
+    published: the published result for a config of this name. None if there is none,
+      if the data are not comparable, or if `label` is not the name, which means that
+      the report also has other variants of the config.
     images: the evaluation images.
-    class_names: of the labels.
+    labels: their labels.
+    class_names: the name of each label, in order.
+    probabilities: what the first run's last checkpoint predicts for the evaluation
+      images, `[images, classes]`.
   """
 
-  def __init__(self, runs: Sequence[Run], label: str = ""):
-    """Evaluates the first run's last checkpoint.
+  def __init__(self, runs: Sequence[FinishedRun], label: str = ""):
+    """Evaluates the last checkpoint of the first run.
+
+    Args:
+      runs: the runs; all but their seeds are equal.
+      label: distinguishes the group from the others; the config's name by default.
 
     Raises:
-      UserError: its checkpoint or its data are not there, or are other ones.
+      UserError: the checkpoint or the data are missing, the checkpoint is damaged, or
+        the data are not those of the run.
     """
     self.runs = list(runs)
     first = self.runs[0]
@@ -97,18 +103,21 @@ class Group:
     self.class_names = dataset.info.class_names
     layers = structure.layers(first.config.model, len(self.class_names))
     self.multiply_adds = summary.totals(layers)["multiply_adds"]
-    self.chances = probabilities(trained.logits(self.images))
+    self.probabilities = softmax(trained.logits(self.images))
 
   def values(self, name: str) -> list[float]:
-    """A figure of every run: a key of the last row, `gap`, `speed` or `seconds`.
+    """Returns one metric of every run.
 
-    `speed` is in images/s of training, `seconds` are of all epochs.
+    Args:
+      name: `gap` (training minus evaluation accuracy after the last epoch), `speed`
+        (images/s in training, median over epochs), `seconds` (total over all epochs),
+        or a key of `metrics.jsonl`, whose value after the last epoch is returned.
     """
     if name == "gap":
       pairs = [(run.rows[-1]["train_accuracy"], run.rows[-1]["eval_accuracy"])
                for run in self.runs]  # fmt: skip
       return [train - test for train, test in pairs]
-    if name == "speed":  # the first epoch has compilation in it
+    if name == "speed":  # the first epoch includes compilation
       return [
         statistics.median(row["images_per_second"] for row in run.rows[1:] or run.rows)
         for run in self.runs
@@ -118,36 +127,37 @@ class Group:
     return [run.rows[-1][name] for run in self.runs]
 
   def confusion(self) -> np.ndarray:
-    """How many images of each class (rows) got which answer (columns)."""
+    """Returns the number of images by class (rows) and predicted class (columns)."""
     count = len(self.class_names)
     matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (self.labels, self.chances.argmax(-1)), 1)
+    np.add.at(matrix, (self.labels, self.probabilities.argmax(-1)), 1)
     return matrix
 
   def mistakes(self, number: int) -> list[int]:
-    """The images answered wrongly with the highest probability, highest first."""
-    answers = self.chances.argmax(-1)
-    wrong = np.flatnonzero(answers != self.labels)
-    order = np.argsort(-self.chances[wrong, answers[wrong]], kind="stable")
+    """Returns the indices of the most confident mistakes, most confident first."""
+    predicted = self.probabilities.argmax(-1)
+    wrong = np.flatnonzero(predicted != self.labels)
+    order = np.argsort(-self.probabilities[wrong, predicted[wrong]], kind="stable")
     return [int(image) for image in wrong[order][:number]]
 
 
-def name_of(run: Run) -> str:
-  """What its config is called."""
+def name_of(run: FinishedRun) -> str:
+  """Returns the name of a run's config."""
   return run.config.name or run.config.model.name
 
 
-def settings(run: Run) -> dict[str, Any]:
-  """What makes a run's config what it is: its keys without seed, places and names."""
+def settings(run: FinishedRun) -> dict[str, Any]:
+  """Returns the keys of a run's config that define it: no seed, paths or names."""
   free = {"seed", *directory.FREE_KEYS}
   values = config_lib.flatten(run.config).items()
   return {key: value for key, value in values if key not in free}
 
 
-def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-  """A name for each group: its config's, and the values that others of it have not.
+def labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+  """Returns a label for each group.
 
-  Where all are of one config, the values alone.
+  The label is the config's name, followed by the values in which the group differs from
+  other groups of the same name. If all groups have the same name, it is left out.
   """
   names = [name_of(same[0]) for same in groups]
   values = [settings(same[0]) for same in groups]
@@ -155,19 +165,25 @@ def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
   for name, mine in zip(names, values, strict=True):
     alike = [other for n, other in zip(names, values, strict=True) if n == name]
     differ = [key for key in mine if any(other[key] != mine[key] for other in alike)]
-    short = len(differ) == 1
+    value_only = len(differ) == 1
     parts = [
-      str(mine[key]) if short else f"{key.rpartition('.')[2]}={mine[key]}"
+      str(mine[key]) if value_only else f"{key.rpartition('.')[2]}={mine[key]}"
       for key in differ
     ]
-    whole = parts and len(alike) == len(groups)
-    found.append(", ".join(parts if whole else [name, *parts]))
+    without_name = parts and len(alike) == len(groups)
+    found.append(", ".join(parts if without_name else [name, *parts]))
   return found
 
 
-def group(runs: Sequence[Run]) -> list[list[Run]]:
-  """Runs that differ in their seed alone, together, in the order of their first."""
-  groups: dict[str, list[Run]] = {}
+def group(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+  """Groups runs that differ only in their seed.
+
+  Groups are in the order of their first runs.
+
+  Raises:
+    UserError: two runs have the same config and the same seed.
+  """
+  groups: dict[str, list[FinishedRun]] = {}
   for run in runs:
     groups.setdefault(json.dumps(settings(run)), []).append(run)
   for same in groups.values():

@@ -1,7 +1,7 @@
-"""Many runs, one after another or several at once: what `reproduce` and `sweep` share.
+"""Trains many runs, one after another or several at once, for `reproduce` and `sweep`.
 
-Each is a process of `cifar_flax.main` with a run directory of its own, so the same
-command goes on where it was stopped.
+Each run is a process of `cifar_flax.main` with its own run directory, so rerunning the
+same command resumes where it was stopped.
 """
 
 import contextlib
@@ -22,19 +22,21 @@ from cifar_flax.errors import UserError
 from cifar_flax.run import directory
 
 USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes of cifar_flax.main
-OWN_WAY = 10.0  # seconds that runs have to save and end after Ctrl-C by themselves
-GRACE = 30.0  # and after SIGTERM
-POLL = 0.05  # seconds
+# How long to wait for runs to exit after Ctrl-C, which the terminal sends to them as
+# well, before they get SIGTERM; and after SIGTERM, before they are abandoned.
+SECONDS_AFTER_CTRL_C = 10.0
+SECONDS_AFTER_SIGTERM = 30.0
+SECONDS_BETWEEN_POLLS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One run.
+  """A planned run.
 
   Attributes:
-    config: all of it, overrides and seed included.
+    config: its complete config, including overrides and seed.
     workdir: its run directory.
-    command: trains it.
+    command: the command that trains it.
   """
 
   config: Config
@@ -43,35 +45,44 @@ class Job:
 
 
 class Process(Protocol):
-  """What is needed of `subprocess.Popen`."""
+  """The methods of `subprocess.Popen` that are used here."""
 
   def poll(self) -> int | None:
-    """The exit code, None while it runs."""
+    """Returns the exit code, or None while the process is running."""
 
   def wait(self, timeout: float | None = None) -> int:
-    """The exit code, once it has ended."""
+    """Waits for the process to exit and returns its exit code."""
 
   def terminate(self) -> None:
-    """Asks it to end."""
+    """Sends SIGTERM."""
 
 
 def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
-  """The run of a config file with keys set from text.
+  """Plans a run of a config file with overridden keys.
+
+  Args:
+    path: the config file.
+    overrides: the text of each overridden key's value.
+    workdir: the run directory.
 
   Raises:
-    UserError: no such config, a wrong key or value, or `workdir` has another run.
+    UserError: there is no such config, a key or value is wrong, or `workdir` contains a
+      different run.
   """
   config = config_lib.override(config_lib.load(path), dict(overrides))
   command = [sys.executable, "-m", "cifar_flax.main", "--config", path]
   command += ["--workdir", str(workdir)]
   command += [f"--config.{key}={value}" for key, value in overrides.items()]
   job = Job(config_lib.validate(config), workdir, command)
-  _check_free(job)
+  _check_workdir(job)
   return job
 
 
-def _check_free(job: Job) -> None:
-  """Refuses now what `main` would refuse hours later."""
+def _check_workdir(job: Job) -> None:
+  """Raises UserError if a run directory contains a different run.
+
+  `main` would raise as well, but only when it starts the run, possibly hours later.
+  """
   file, rows = job.workdir / "config.json", job.workdir / "metrics.jsonl"
   if not file.exists():
     return
@@ -80,59 +91,66 @@ def _check_free(job: Job) -> None:
   for key, now in config_lib.flatten(job.config).items():
     if key not in free and before[key] != now:
       raise UserError(
-        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; keep "
-        "that, or choose another --output"
+        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; use "
+        "that value or another --output"
       )
-  made = len(rows.read_text().splitlines()) if rows.exists() else 0
-  if made > job.config.num_epochs:
+  done = len(rows.read_text().splitlines()) if rows.exists() else 0
+  if done > job.config.num_epochs:
     raise UserError(
-      f"config.num_epochs={job.config.num_epochs}: {job.workdir} has finished {made} "
-      "epochs; give as many or more, or another --output"
+      f"config.num_epochs={job.config.num_epochs}: {job.workdir} has finished {done} "
+      f"epochs; use {done} or more, or another --output"
     )
 
 
-def finished(job: Job) -> dict[str, Any] | None:
-  """The summary in a job's run directory if it has all that the job asks for."""
+def finished_summary(job: Job) -> dict[str, Any] | None:
+  """Returns the summary of a finished job, or None if the job is not finished."""
   return directory.finished_summary(job.workdir, job.config)
 
 
-def start_process(job: Job, place: int | None) -> Process:
-  """Starts a run.
+def start_process(job: Job, slot: int | None) -> Process:
+  """Starts a run as a process.
 
   Args:
     job: the run.
-    place: None gives it this terminal and all devices; a number that accelerator
-      alone, and its lines go to `log.txt` in its run directory.
+    slot: None if runs are trained one at a time: the run uses all devices and prints
+      to this terminal. Otherwise, the index of the only accelerator that the run uses;
+      it prints to `log.txt` in its run directory.
   """
-  if place is None:
+  if slot is None:
     return subprocess.Popen(job.command)
   job.workdir.mkdir(parents=True, exist_ok=True)
-  environment = {**os.environ, **_only(place, os.environ)}
+  environment = {**os.environ, **_device_variables(slot, os.environ)}
   with open(job.workdir / "log.txt", "a") as log:
     return subprocess.Popen(job.command, env=environment, stdout=log, stderr=log)
 
 
-def check_places(number: int, environment: Mapping[str, str]) -> None:
-  """Raises UserError where fewer GPUs are given than runs at once."""
-  given = _given(environment)
-  if given is not None and 0 < len(given) < number:
+def check_slots(number: int, environment: Mapping[str, str]) -> None:
+  """Raises UserError if `CUDA_VISIBLE_DEVICES` lists fewer than `number` GPUs.
+
+  An empty list is allowed: the runs then share the CPU.
+  """
+  gpus = _visible_gpus(environment)
+  if gpus is not None and 0 < len(gpus) < number:
     raise UserError(
-      f"--at_once={number}: CUDA_VISIBLE_DEVICES={','.join(given)} gives {len(given)}"
+      f"--at_once={number}: CUDA_VISIBLE_DEVICES={','.join(gpus)} lists {len(gpus)}"
     )
 
 
-def _given(environment: Mapping[str, str]) -> list[str] | None:
-  """The GPUs that the user names: none of them for "" and -1, None without a word."""
+def _visible_gpus(environment: Mapping[str, str]) -> list[str] | None:
+  """Returns the GPUs in `CUDA_VISIBLE_DEVICES`, or None if it is not set.
+
+  The values "" and "-1", which hide all GPUs, give an empty list.
+  """
   text = environment.get("CUDA_VISIBLE_DEVICES")
   return None if text is None else [n for n in text.split(",") if n not in ("", "-1")]
 
 
-def _only(place: int, environment: Mapping[str, str]) -> dict[str, str]:
-  """Environment variables that leave a process one GPU or one TPU chip."""
-  given = _given(environment)
+def _device_variables(slot: int, environment: Mapping[str, str]) -> dict[str, str]:
+  """Returns environment variables that restrict a process to one GPU or TPU chip."""
+  gpus = _visible_gpus(environment)
   return {
-    "CUDA_VISIBLE_DEVICES": str(place) if given is None else "".join(given[place:][:1]),
-    "TPU_VISIBLE_CHIPS": str(place),
+    "CUDA_VISIBLE_DEVICES": str(slot) if gpus is None else "".join(gpus[slot:][:1]),
+    "TPU_VISIBLE_CHIPS": str(slot),
     "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
     "TPU_PROCESS_BOUNDS": "1,1,1",
   }
@@ -140,107 +158,109 @@ def _only(place: int, environment: Mapping[str, str]) -> dict[str, str]:
 
 def train_all(
   jobs: Sequence[Job],
-  after: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
+  after_each: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
   at_once: int = 1,
   start: Callable[[Job, int | None], Process] = start_process,
-  ends: Sequence[int] = (INTERRUPTED, TERMINATED),
+  stop_codes: Sequence[int] = (INTERRUPTED, TERMINATED),
 ) -> int:
-  """Makes the runs that are not finished.
+  """Trains the runs that are not finished.
 
   Args:
     jobs: the runs, in order.
-    after: called after each with the exit codes of those that failed.
-    at_once: how many run beside each other, each with an accelerator of its own.
-    start: starts one, given its place, None if it runs alone.
-    ends: exit codes of a run after which no other is started.
+    after_each: called after each run with the exit codes of all failed runs.
+    at_once: number of runs trained at the same time, each on its own accelerator.
+    start: starts a run, given its slot, which is None if `at_once` is 1.
+    stop_codes: if a run exits with one of these codes, no further run is started.
 
   Returns:
-    0, or 1 if a run failed, or the one of `ends` that a run ended with.
+    0 if all runs are finished, the code in `stop_codes` that a run exited with, or 1 if
+    a run failed otherwise.
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
   code = 0
-  with _Places(at_once, start) as places:
-    while waiting or places.taken:
-      while waiting and places.free():
-        where, job = waiting.pop(0)
-        if finished(job):
-          print(f"{where}: is finished", flush=True)
+  with _Pool(at_once, start) as pool:
+    while waiting or pool.running:
+      while waiting and pool.free_slots():
+        label, job = waiting.pop(0)
+        if finished_summary(job):
+          print(f"{label}: already finished", flush=True)
         else:
-          print(f"{where}: {shlex.join(job.command)}", flush=True)
-          places.take(where, job)
-      for where, job, ended in places.ended():
-        if failed := ended or not finished(job):
+          print(f"{label}: {shlex.join(job.command)}", flush=True)
+          pool.start(label, job)
+      for label, job, exit_code in pool.poll_exited():
+        if failed := exit_code or not finished_summary(job):
           failures[job.workdir] = int(failed)
-          said = f"{where}: failed with exit code {int(failed)}"
-          print(said, file=sys.stderr, flush=True)
+          message = f"{label}: failed with exit code {int(failed)}"
+          print(message, file=sys.stderr, flush=True)
         elif at_once > 1:
-          print(f"{where}: done", flush=True)
-        after(failures)
-        if ended in ends:
-          waiting, code = [], ended
+          print(f"{label}: done", flush=True)
+        after_each(failures)
+        if exit_code in stop_codes:
+          waiting, code = [], exit_code
   return code or (1 if failures else 0)
 
 
-class _Places:
-  """Runs that go on beside each other; none stays behind when it is left.
+class _Pool:
+  """A context manager that trains several runs at once and terminates them on exit.
 
   Attributes:
-    taken: the run in each place that has one: what it is called, itself, its process.
+    running: the label, job and process of each occupied slot.
   """
 
   def __init__(self, number: int, start: Callable[[Job, int | None], Process]):
-    self._number, self._start = number, start
-    self._told: int | None = None  # the signal that asked for an end
-    self.taken: dict[int, tuple[str, Job, Process]] = {}
+    self._number, self._start_process = number, start
+    self._signal: int | None = None  # received since entering
+    self.running: dict[int, tuple[str, Job, Process]] = {}
 
-  def free(self) -> list[int]:
-    """The places without a run."""
-    return [place for place in range(self._number) if place not in self.taken]
+  def free_slots(self) -> list[int]:
+    """Returns the slots without a run."""
+    return [slot for slot in range(self._number) if slot not in self.running]
 
-  def take(self, where: str, job: Job) -> None:
-    """Starts a run in the first free place."""
-    place = self.free()[0]
-    process = self._start(job, None if self._number == 1 else place)
-    self.taken[place] = where, job, process
+  def start(self, label: str, job: Job) -> None:
+    """Starts a run in the first free slot."""
+    slot = self.free_slots()[0]
+    process = self._start_process(job, None if self._number == 1 else slot)
+    self.running[slot] = label, job, process
 
-  def ended(self) -> Iterator[tuple[str, Job, int]]:
-    """Waits a little; the runs that have ended, and their exit codes.
+  def poll_exited(self) -> Iterator[tuple[str, Job, int]]:
+    """Yields label, job and exit code of the runs that have exited, then sleeps.
 
     Raises:
-      SystemExit: SIGTERM has come.
+      SystemExit: this process has received SIGTERM.
     """
-    if self._told is not None:
-      sys.exit(128 + self._told)
-    for place, (where, job, process) in list(self.taken.items()):
+    if self._signal is not None:
+      sys.exit(128 + self._signal)
+    for slot, (label, job, process) in list(self.running.items()):
       if (code := process.poll()) is not None:
-        del self.taken[place]
-        yield where, job, code
-    time.sleep(POLL if self.taken else 0)
+        del self.running[slot]
+        yield label, job, code
+    time.sleep(SECONDS_BETWEEN_POLLS if self.running else 0)
 
-  def __enter__(self) -> "_Places":
-    # Not an exception: it could come between the start of a run and its being known.
-    self._before = signal.signal(signal.SIGTERM, self._tell)
+  def __enter__(self) -> "_Pool":
+    # The handler does not raise: an exception between the start of a process and its
+    # entry in `running` would leave that process behind.
+    self._previous_handler = signal.signal(signal.SIGTERM, self._remember)
     return self
 
-  def _tell(self, number: int, frame: Any) -> None:
-    self._told = number
+  def _remember(self, number: int, frame: Any) -> None:
+    self._signal = number
 
   def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    signal.signal(signal.SIGTERM, self._before)
-    processes = [process for _, _, process in self.taken.values()]
-    if isinstance(error, KeyboardInterrupt):  # has most likely reached them as well
-      _wait(processes, OWN_WAY)
+    signal.signal(signal.SIGTERM, self._previous_handler)
+    processes = [process for _, _, process in self.running.values()]
+    if isinstance(error, KeyboardInterrupt):  # the runs most likely received it as well
+      _wait(processes, SECONDS_AFTER_CTRL_C)
     for process in processes:
       if process.poll() is None:
         process.terminate()
-    _wait(processes, GRACE)
+    _wait(processes, SECONDS_AFTER_SIGTERM)
     if processes:
-      print("the same command goes on from here", file=sys.stderr)
+      print("stopped: rerun the same command to resume", file=sys.stderr)
 
 
 def _wait(processes: Sequence[Process], seconds: float) -> None:
-  """Waits for their ends, so long at most."""
+  """Waits until all processes have exited, at most so many seconds."""
   end = time.monotonic() + seconds
   for process in processes:
     with contextlib.suppress(subprocess.TimeoutExpired):

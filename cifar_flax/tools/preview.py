@@ -1,7 +1,7 @@
-"""What a config's data look like: `python -m cifar_flax preview --config FILE`.
+"""Draws a config's data: `python -m cifar_flax preview --config FILE`.
 
-Draws a PNG: a row a class; on the left images as they are, on the right the same ones
-as training may see them, under the config's augmentation.
+Writes a PNG with one row per class. On the left are images as they are stored, on the
+right the same images after the config's augmentation in one training step.
 """
 
 import argparse
@@ -13,10 +13,14 @@ from cifar_flax import config as config_lib
 
 def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
   parser = command_line.Parser("preview", __doc__)
-  parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
-  parser.add_argument("--output", default="preview.png", help="%(default)s")
-  parser.add_argument("--columns", type=int, default=8, help="images a class")
-  parser.add_argument("--step", type=int, default=0, help="whose augmentation is drawn")
+  parser.add_argument("--config", metavar="FILE", help="for example configs/net6b.py")
+  parser.add_argument(
+    "--output", default="preview.png", help="PNG to write (%(default)s)"
+  )
+  parser.add_argument(
+    "--columns", type=int, default=8, help="images per class (%(default)s)"
+  )
+  parser.add_argument("--step", type=int, default=0, help="training step (%(default)s)")
   overrides, others = command_line.split_overrides(argv)
   flags = parser.parse_args(others)
   command_line.check_at_least(flags, columns=1, step=0)
@@ -24,11 +28,11 @@ def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
 
 
 def run(argv: list[str]) -> None:
-  """Draws what a command line asks for.
+  """Draws the data of a command line's config and prints the path of the picture.
 
   Raises:
-    UserError: it asks for something else, or the data are not there.
-    OSError: the picture can't be written.
+    UserError: a flag, the config, a key or a value is wrong, or the data are missing.
+    OSError: the picture cannot be written.
   """
   config, flags = _parse(argv)
   from cifar_flax.data import (
@@ -43,5 +47,5 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns 0, 1 for a picture that can't be written, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if the PNG cannot be written, 2 for wrong input."""
   return command_line.answer(run, argv)

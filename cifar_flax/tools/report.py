@@ -1,7 +1,7 @@
-"""Runs beside each other: `python -m cifar_flax report RUN [RUN ...] --output DIR`.
+"""Compares finished runs: `python -m cifar_flax report RUN [RUN ...] --output DIR`.
 
-Writes DIR/report.md, its pictures, and DIR/report.html, which has them inside. Runs of
-one config with different seeds become one row.
+Writes DIR/report.md with its pictures and DIR/report.html, which embeds the pictures.
+Runs of one config with different seeds are one row.
 """
 
 import base64
@@ -10,9 +10,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_flax import command_line
+from cifar_flax import command_line, tables
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import naming
+from cifar_flax.run.files import name_in_errors
 from cifar_flax.tables import Table, spread
 
 if TYPE_CHECKING:
@@ -25,78 +25,84 @@ COLUMNS = (
 )
 NOTE = (
   "Mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. Accuracies "
-  "after the last epoch; training accuracy as it was trained on, with dropout and "
-  "augmentation. Published: one run, after as many epochs. Multiply-adds of one image. "
-  "images/s: median of the epochs after the first, evaluation left out."
+  "are those after the last epoch; training accuracy is measured during training, with "
+  "dropout and augmentation. Published: one run, after the same number of epochs. "
+  "Multiply-adds are per image. images/s is the median over the epochs after the "
+  "first, without evaluation."
 )
 
 
 def row(group: "Group") -> list[str]:
-  """The cells of a config."""
+  """Returns the row of a group in the table of runs."""
 
   def percent(name: str) -> str:
     return spread([100 * value for value in group.values(name)])
 
-  then = group.published
+  published = group.published
   return [
     *(group.label, str(len(group.runs))),
     *(f"{group.parameters:,}", f"{group.multiply_adds:,}"),
     str(len(group.runs[0].rows)),
     percent("eval_accuracy"),
-    f"{100 * then.test_accuracy:.2f}" if then else "-",
+    f"{100 * published.test_accuracy:.2f}" if published else "-",
     *(percent("train_accuracy"), percent("gap")),
     *(spread(group.values(name), digits=0) for name in ("speed", "seconds")),
   ]
 
 
-def of_classes(group: "Group") -> list[list[str]]:
-  """For each class: images, right answers, and what it is most often taken for."""
+def class_rows(group: "Group") -> list[list[str]]:
+  """Returns a row per class: images, accuracy, most frequent wrong prediction."""
   matrix, rows = group.confusion(), []
   for label, name in enumerate(group.class_names):
-    total, right = int(matrix[label].sum()), int(matrix[label, label])
+    total, correct = int(matrix[label].sum()), int(matrix[label, label])
     wrong = matrix[label].copy()
     wrong[label] = 0
-    taken = (
+    confused_with = (
       f"{group.class_names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-"
     )
-    share = f"{100 * right / total:.1f}" if total else "-"
-    rows.append([name, str(total), share, taken])
+    accuracy = f"{100 * correct / total:.1f}" if total else "-"
+    rows.append([name, str(total), accuracy, confused_with])
   return rows
 
 
 def compose(groups: Sequence["Group"]) -> list[Any]:
-  """The report: headings, paragraphs, tables (lists) and pictures (name, PNG)."""
+  """Returns the parts of the report.
+
+  A string is a heading or a paragraph, a list is the rows of a table with the head
+  first, and a tuple is the name and the PNG of a picture.
+  """
+  from cifar_flax import figures
   from cifar_flax.tools import plots
 
   devices = sorted({run.facts["device"] for group in groups for run in group.runs})
   parts: list[Any] = ["# Runs", [list(COLUMNS), *map(row, groups)], NOTE]
   parts += [f"Trained on {device}." for device in devices]
-  parts += ["## Curves", ("curves.png", plots.curves(groups))]
+  parts += ["## Curves", ("curves.png", figures.png(plots.curves(groups)))]
   if len(groups) > 1:
-    parts += ["## What it costs", ("costs.png", plots.costs(groups))]
-    parts += ["The line joins what nothing else beats at the same cost (Pareto front)."]
+    parts += ["## Costs", ("costs.png", figures.png(plots.costs(groups)))]
+    parts += [
+      "The line is the Pareto front: no cheaper config is as accurate as one on it."
+    ]
   for number, group in enumerate(groups):
     seed = group.runs[0].config.seed
-    parts += [f"## {group.label}: answers of the first run (seed {seed})"]
-    parts += [[["class", "images", "right, %", "most often taken for"]]]
-    parts[-1] += of_classes(group)
-    parts += [(f"confusion_{number}.png", plots.confusion(group))]
+    parts += [f"## {group.label}: predictions of the first run (seed {seed})"]
+    parts += [[["class", "images", "accuracy, %", "most often confused with"]]]
+    parts[-1] += class_rows(group)
+    parts += [(f"confusion_{number}.png", figures.png(plots.confusion(group)))]
     if group.mistakes(1):
-      parts += ["Wrong answers of the highest probability: class, answer."]
-      parts += [(f"mistakes_{number}.png", plots.mistakes(group))]
+      parts += ["The most confident mistakes: true class, then predicted class."]
+      parts += [(f"mistakes_{number}.png", figures.png(plots.mistakes(group)))]
   return parts
 
 
 def markdown(parts: Sequence[Any]) -> str:
-  """The report with its pictures beside it."""
+  """Returns the report as Markdown that links to its pictures."""
   lines = []
   for part in parts:
     if isinstance(part, tuple):
       lines.append(f"![{part[0].removesuffix('.png')}]({part[0]})")
     elif isinstance(part, list):
-      rule = ["---"] * len(part[0])
-      rows = [part[0], rule, *part[1:]]
-      lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
+      lines.append("\n".join(tables.markdown(part[0], part[1:])))
     else:
       lines.append(part)
   return "\n\n".join(lines) + "\n"
@@ -113,7 +119,7 @@ img { max-width: 100% }
 
 
 def page(parts: Sequence[Any]) -> str:
-  """The report as one HTML page that needs no other file."""
+  """Returns the report as one HTML page with its pictures embedded."""
   body = []
   for part in parts:
     if isinstance(part, tuple):
@@ -144,38 +150,38 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def write(groups: Sequence["Group"], output: pathlib.Path) -> None:
-  """Writes report.md, report.html and the pictures into a folder, made if absent."""
+  """Writes report.md, report.html and the pictures; creates the folder if needed."""
   parts = compose(groups)
-  with naming(output):
+  with name_in_errors(output):
     output.mkdir(parents=True, exist_ok=True)
   files = {"report.md": markdown(parts).encode(), "report.html": page(parts).encode()}
   files |= dict(part for part in parts if isinstance(part, tuple))
   for name, data in files.items():
-    with naming(path := output / name):
+    with name_in_errors(path := output / name):
       path.write_bytes(data)
 
 
 def run(argv: list[str]) -> None:
-  """Writes the report that a command line asks for, and prints its table."""
+  """Writes the report of a command line and prints its table."""
   parser = command_line.Parser("report", __doc__)
   parser.add_argument("runs", nargs="*", metavar="RUN", help="finished run directories")
-  parser.add_argument("--output", metavar="DIR", help="folder of the report")
+  parser.add_argument("--output", metavar="DIR", help="folder to write the report to")
   flags = parser.parse_args(argv)
   if not flags.runs:
-    raise UserError("no RUN is named; give run directories, such as runs/net6b")
+    raise UserError("no RUN is given; give run directories, such as runs/net6b")
   if flags.output is None:
     raise UserError("--output=DIR is missing; for example --output=report")
   from cifar_flax.tools import finished  # imports JAX
 
-  found = [finished.load(pathlib.Path(folder)) for folder in flags.runs]
-  alike = finished.group(found)
-  labels = finished.labels(alike)
-  groups = [finished.Group(*pair) for pair in zip(alike, labels, strict=True)]
+  runs = [finished.load(pathlib.Path(folder)) for folder in flags.runs]
+  grouped = finished.group(runs)
+  labels = finished.labels(grouped)
+  groups = [finished.Group(*pair) for pair in zip(grouped, labels, strict=True)]
   write(groups, pathlib.Path(flags.output))
   print(Table("Runs", COLUMNS, [row(group) for group in groups]).text())
   print(pathlib.Path(flags.output) / "report.html")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns 0, 1 for a file that can't be written, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if a file cannot be written, 2 for wrong input."""
   return command_line.answer(run, argv)

@@ -1,9 +1,9 @@
 """Trains the published and the tuned configs to their full length: `make reproduce`.
 
-Every config runs with several seeds, one after another, each in a process and a run
-directory of its own, OUTPUT/<config>/seed<k>. The same command goes on where it was
-stopped. After every run OUTPUT/results.md and results.json are written anew, from the
-summaries of the finished runs and nothing else.
+Every config is trained with several seeds, one run after another, each in its own
+process and its own run directory, OUTPUT/<config>/seed<k>. Rerun the same command to
+resume. After every run, OUTPUT/results.md and results.json are rewritten from the
+summaries of the finished runs alone.
 """
 
 import argparse
@@ -18,16 +18,17 @@ from cifar_flax.tools import jobs, results
 
 
 def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
-  """The runs that a command line asks for, in order, and the output folder.
+  """Returns the planned runs of a command line, in order, and the output folder.
 
   Raises:
-    UserError: a wrong flag, config, key or value, or a run directory that is taken.
+    UserError: a flag, config, key or value is wrong, or a run directory contains a
+      different run.
   """
   overrides, others = command_line.split_overrides(list(argv))
   for key in ("seed", "name"):
     if key in overrides:
       raise UserError(
-        f"--config.{key}={overrides[key]!r}: is set here; use --seeds and --configs"
+        f"--config.{key}={overrides[key]!r}: cannot be set; use --seeds and --configs"
       )
   flags = _parser().parse_args(others)
   command_line.check_at_least(flags, seeds=1)
@@ -49,9 +50,11 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--configs",
     default=",".join((*published.CONFIGS, *published.TUNED)),
-    help="names in configs/ or files, comma between (default: %(default)s)",
+    help="names in configs/ or files, comma-separated (default: %(default)s)",
   )
-  parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
+  parser.add_argument(
+    "--seeds", type=int, default=5, help="number of seeds (default: 5)"
+  )
   parser.add_argument("--output", default="runs/reproduce", help="default: %(default)s")
   return parser
 
@@ -62,40 +65,40 @@ def reproduce(
   command: str,
   start: Callable[[jobs.Job, int | None], jobs.Process] = jobs.start_process,
 ) -> int:
-  """Makes the runs that are not finished, and the table after each.
+  """Trains the runs that are not finished and rewrites the table after each.
 
   Args:
     planned: the runs, in order.
-    output: where results.md and results.json go.
-    command: that asked for them, for the table.
-    start: starts one.
+    output: the folder of results.md and results.json.
+    command: the command line, printed below the table.
+    start: starts a run.
 
   Returns:
-    As `jobs.train_all`.
+    The exit code of `jobs.train_all`.
   """
   output.mkdir(parents=True, exist_ok=True)
 
   def write_table(failures: dict[pathlib.Path, int]) -> None:
-    entries = [(job.config, jobs.finished(job)) for job in planned]
+    entries = [(job.config, jobs.finished_summary(job)) for job in planned]
     failed = {str(folder): code for folder, code in failures.items()}
     results.write(output, entries, failed, command)
 
   write_table({})
-  # A run that is refused tells that the others would be.
-  ends = (jobs.USER_ERROR, jobs.INTERRUPTED, jobs.TERMINATED)
-  code = jobs.train_all(planned, write_table, start=start, ends=ends)
-  if code not in ends:
+  # An error in the user's input, such as missing data, would stop the other runs too.
+  stop_codes = (jobs.USER_ERROR, jobs.INTERRUPTED, jobs.TERMINATED)
+  code = jobs.train_all(planned, write_table, start=start, stop_codes=stop_codes)
+  if code not in stop_codes:
     print((output / "results.md").read_text())
   return code
 
 
 def run(argv: list[str]) -> int:
-  """Makes what a command line asks for."""
+  """Trains the runs of a command line; returns the exit code."""
   planned, output = plan(argv)
   command = shlex.join(["python", "-m", "cifar_flax", "reproduce", *argv])
   return reproduce(planned, output, command)
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code, as `cifar_flax.main` does, or 1 if a run failed."""
+  """Runs the command; returns the exit code of `train_all` or that of an error."""
   return command_line.answer(run, argv)

@@ -1,24 +1,47 @@
-"""The table of `make reproduce`: published | ours, with what made each number."""
+"""The tables of `make reproduce`: published and our results, with their provenance."""
 
 import collections
 import json
 import pathlib
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cifar_flax import published
+from cifar_flax import published, tables
 from cifar_flax.config import Config
 from cifar_flax.run.files import write_atomically
 
 TRAIN_EXAMPLES, TEST_EXAMPLES = 50_000, 10_000  # of CIFAR-10
 
 Summary = dict[str, Any]
-HEAD = """\
-| config | parameters | epochs | n | test acc., %: published | ours | \
-max train acc., %: published | ours | gap, points: published | ours | \
-seconds: published | ours |
-|---|---|---|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+  "config",
+  "parameters",
+  "epochs",
+  "n",
+  "test acc., %: published",
+  "ours",
+  "max train acc., %: published",
+  "ours",
+  "gap, points: published",
+  "ours",
+  "seconds: published",
+  "ours",
+)
+TUNED_COLUMNS = (
+  "network",
+  "parameters",
+  "epochs: faithful",
+  "tuned",
+  "test acc., %: published",
+  "faithful",
+  "tuned",
+  "tuned, with mirror images",
+  "gap, points: published",
+  "faithful",
+  "tuned",
+  "seconds: faithful",
+  "tuned",
+)
 
 
 def write(
@@ -30,10 +53,10 @@ def write(
   """Writes results.md and results.json.
 
   Args:
-    output: the folder.
-    runs: every run that was asked for, and the summary of those that are finished.
-    failures: exit code by run directory.
-    command: that asked for them.
+    output: the folder to write to.
+    runs: the config of every planned run, and its summary if it is finished.
+    failures: the exit code of each failed run, by run directory.
+    command: the command line that trained the runs.
   """
   results = collect(runs, failures, command)
   write_atomically(output / "results.md", markdown(results).encode())
@@ -46,7 +69,7 @@ def collect(
   failures: dict[str, int],
   command: str,
 ) -> dict[str, Any]:
-  """All that the table says, as plain values; arguments as `write` has them."""
+  """Returns the contents of results.json; arguments as for `write`."""
   by_config: dict[str, list[tuple[Config, Summary | None]]] = {}
   for config, summary in runs:
     by_config.setdefault(config.name, []).append((config, summary))
@@ -63,7 +86,8 @@ def collect(
   }
 
 
-def _distinct(items) -> list[Any]:
+def _distinct(items: Iterable[Any]) -> list[Any]:
+  """Returns the items without repetitions, in order; they need not be hashable."""
   found: list[Any] = []
   for item in items:
     if item not in found:
@@ -72,22 +96,22 @@ def _distinct(items) -> list[Any]:
 
 
 def _entry(group: Sequence[tuple[Config, Summary | None]]) -> dict[str, Any]:
-  """One config: what was published, and its runs with their mean and spread."""
+  """Returns a config's published metrics, its runs, and their means and deviations."""
   config = group[0][0]
   done = [summary for _, summary in group if summary]
   comparable = config.data.dataset == published.DATASET
   known = published.lookup(config.name) if comparable else None
-  then = end = None
+  same_epoch = last_epoch = None
   if known:
-    then = published.after(config.name, min(config.num_epochs, known.epochs))
-    end = published.after(config.name, known.epochs)
+    same_epoch = published.after(config.name, min(config.num_epochs, known.epochs))
+    last_epoch = published.after(config.name, known.epochs)
   return {
     "config": config.name,
     "comparable": comparable,
     "epochs": config.num_epochs,
     "published_epochs": known.epochs if known else None,
-    "published": _figures(then),
-    "published_at_its_end": _figures(end),
+    "published": _published_metrics(same_epoch),
+    "published_at_its_end": _published_metrics(last_epoch),
     "parameters": done[0]["parameters"] if done else None,
     "n": len(done),
     "n_asked_for": len(group),
@@ -96,7 +120,10 @@ def _entry(group: Sequence[tuple[Config, Summary | None]]) -> dict[str, Any]:
   }
 
 
-def _figures(outcome: published.Outcome | None) -> dict[str, float] | None:
+def _published_metrics(
+  outcome: published.Outcome | None,
+) -> dict[str, float] | None:
+  """Returns a published outcome under the names of our metrics."""
   if outcome is None:
     return None
   test, train = outcome.test_accuracy, outcome.max_train_accuracy
@@ -111,12 +138,12 @@ def _figures(outcome: published.Outcome | None) -> dict[str, float] | None:
 def _ours(
   done: Sequence[Summary],
 ) -> dict[str, dict[str, float | None] | None] | None:
-  """Mean and standard deviation (n - 1) of each figure over finished runs."""
+  """Returns the mean and standard deviation (n - 1) of each metric over the runs."""
   if not done:
     return None
   test = [s["final_eval_accuracy"] for s in done]
   train = [s["max_train_accuracy"] for s in done]
-  figures = {
+  metrics = {
     "test_accuracy": test,
     "max_train_accuracy": train,
     "gap": [b - a for a, b in zip(test, train, strict=True)],
@@ -124,21 +151,18 @@ def _ours(
   }
   flipped = [s.get("flip_eval_accuracy") for s in done]
   if None not in flipped:
-    figures["flip_test_accuracy"] = flipped
+    metrics["flip_test_accuracy"] = flipped
   known: dict[str, dict[str, float | None] | None] = {"flip_test_accuracy": None}
   return known | {
-    name: {
-      "mean": statistics.fmean(values),
-      "std": statistics.stdev(values) if len(values) > 1 else None,
-    }
-    for name, values in figures.items()
+    name: dict(zip(("mean", "std"), tables.mean_and_deviation(values), strict=True))
+    for name, values in metrics.items()
   }
 
 
 def markdown(results: dict[str, Any]) -> str:
-  """The table and, below it, what it was made with."""
-  lines = ["# Published and ours", "", HEAD]
-  lines += [_row(entry) for entry in results["configs"]]
+  """Returns the tables and, below them, the notes on their provenance."""
+  rows = [_row(entry) for entry in results["configs"]]
+  lines = ["# Published and ours", "", *tables.markdown(COLUMNS, rows)]
   lines += [*_tuned(results), "", *_notes(results)]
   return "\n".join(lines) + "\n"
 
@@ -151,15 +175,8 @@ def _seconds(seconds: float) -> str:
   return f"{seconds:,.0f}"
 
 
-TUNED_HEAD = """\
-| network | parameters | epochs: faithful | tuned | test acc., %: published | faithful \
-| tuned | tuned, with mirror images | gap, points: published | faithful | tuned | \
-seconds: faithful | tuned |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
-
-
 def _tuned(results: dict[str, Any]) -> list[str]:
-  """The second table: the tuned configs beside what they are tuned from."""
+  """Returns the table that compares the tuned configs with the faithful ones."""
   entries = {entry["config"]: entry for entry in results["configs"]}
   rows = []
   for name in (name for name in published.TUNED if name in entries):
@@ -168,11 +185,11 @@ def _tuned(results: dict[str, Any]) -> list[str]:
     theirs = None
     if known and tuned["comparable"]:
       epochs = min(base["epochs"], known.epochs) if base else known.epochs
-      theirs = _figures(published.after(known.config, epochs))
+      theirs = _published_metrics(published.after(known.config, epochs))
 
-    def shown(entry: dict[str, Any] | None, figure: str) -> str:
-      show = _seconds if figure == "seconds" else _percent
-      return _spread(entry["ours"] if entry else None, figure, show)
+    def shown(entry: dict[str, Any] | None, metric: str) -> str:
+      show = _seconds if metric == "seconds" else _percent
+      return _mean_and_std(entry["ours"] if entry else None, metric, show)
 
     rows.append(
       [
@@ -190,62 +207,59 @@ def _tuned(results: dict[str, Any]) -> list[str]:
     )
   if not rows:
     return []
-  lines = [f"| {' | '.join(cells)} |" for cells in rows]
-  return ["", "## Faithful and tuned", "", TUNED_HEAD, *lines]
+  return ["", "## Faithful and tuned", "", *tables.markdown(TUNED_COLUMNS, rows)]
 
 
-def _spread(ours: dict[str, Any] | None, figure: str, show: Callable) -> str:
-  """A mean and its deviation, or "-"."""
-  found = ours[figure] if ours else None
-  if found is None:
-    return "-"
-  spread = "" if found["std"] is None else f" ± {show(found['std'])}"
-  return show(found["mean"]) + spread
+def _mean_and_std(ours: dict[str, Any] | None, metric: str, show: Callable) -> str:
+  """Returns "mean ± standard deviation" of a metric, or "-" if it is unknown."""
+  found = ours[metric] if ours else None
+  return "-" if found is None else tables.show_spread(found["mean"], found["std"], show)
 
 
-def _row(entry: dict[str, Any]) -> str:
-  """A line of the table."""
-  epochs, whole = entry["epochs"], entry["published_epochs"]
-  short = whole is not None and epochs < whole
+def _row(entry: dict[str, Any]) -> list[str]:
+  """Returns a config's row in the first table."""
+  epochs, full_length = entry["epochs"], entry["published_epochs"]
+  short = full_length is not None and epochs < full_length
   cells = [
     f"`{entry['config']}`",
     f"{entry['parameters']:,}" if entry["parameters"] else "-",
-    f"**{epochs} of {whole}**" if short else f"{epochs}",
+    f"**{epochs} of {full_length}**" if short else f"{epochs}",
     f"{entry['n']}",
   ]
   for name in ("test_accuracy", "max_train_accuracy", "gap", "seconds"):
     show = _seconds if name == "seconds" else _percent
     theirs = show(entry["published"][name]) if entry["published"] else "-"
     if short and entry["published_at_its_end"]:
-      theirs += f" (at {whole}: {show(entry['published_at_its_end'][name])})"
-    cells += [theirs, _spread(entry["ours"], name, show)]
-  return "| " + " | ".join(cells) + " |"
+      theirs += f" (at {full_length}: {show(entry['published_at_its_end'][name])})"
+    cells += [theirs, _mean_and_std(entry["ours"], name, show)]
+  return cells
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
-  """What the numbers are, and hardware, versions, data and command behind them."""
+  """Returns notes on what was measured: hardware, versions, data and command."""
   notes = [
     "Ours: mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. "
-    "Published: n = 1, one GPU of 2019. Test accuracy after the last epoch, training "
-    "accuracy of the best epoch, gap between the two; seconds of one run's epochs, "
-    "evaluation included.",
+    "Published: n = 1, one GPU of 2019. Test accuracy is that after the last epoch, "
+    "training accuracy that of the best epoch, and the gap their difference. Seconds "
+    "are those of all epochs of one run, evaluation included.",
   ]
   if any(e["published"] and e["epochs"] < e["published_epochs"]
          for e in results["configs"]):  # fmt: skip
     notes.append(
       "**Fewer epochs than published** where the column says `of`: the published "
-      "figures there are those after as many epochs, its end in brackets."
+      "figures are those after the same number of epochs, followed in brackets by "
+      "those after the last epoch."
     )
   if any(e["config"] == "net6a" for e in results["configs"]):
     notes.append(
-      "`net6a` is the network as it was written up, with a falling learning rate; what "
-      "ran and was published is `net6a_constant`."
+      "`net6a` follows the published description, which has a falling learning rate. "
+      "The published results were obtained with the constant rate of `net6a_constant`."
     )
   if any(e["config"] in published.TUNED for e in results["configs"]):
     notes.append(
-      "Tuned: the same networks and parameters, another recipe, chosen without the "
-      "test images. With mirror images: probabilities are the mean of those of an "
-      "image and of its mirror image."
+      "Tuned: the same networks with as many parameters, trained with another recipe, "
+      "which was chosen without the test images. With mirror images: probabilities are "
+      "averaged over an image and its mirror image."
     )
   done, asked = results["runs_finished"], results["runs_asked_for"]
   if done < asked:
@@ -261,7 +275,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
 
 
 def _describe_data(data: dict[str, Any]) -> str:
-  """Which images, and in which way they are not those of the published runs."""
+  """Returns a note on the data and on how they differ from the published runs'."""
   train, test = data["train_examples"], data["eval_examples"]
   text = (
     f"Data: {data['name']} {data['version']}, trained on `{data['train_split']}` "
@@ -273,7 +287,7 @@ def _describe_data(data: dict[str, Any]) -> str:
   else:
     text += "no download size: **not made from the original files**."
   if data["name"] != published.DATASET:
-    text += f" **Not {published.DATASET}: nothing published compares.**"
+    text += f" **Not {published.DATASET}: no published result is comparable.**"
   elif (train, test) != (TRAIN_EXAMPLES, TEST_EXAMPLES):
     text += (
       f" **Not all images**: the published runs trained on {TRAIN_EXAMPLES:,} and were "

@@ -1,4 +1,4 @@
-"""What a network is made of, found in the network itself: layers and what they see."""
+"""Layers of a network and their receptive fields, found by tracing the network."""
 
 import dataclasses
 import math
@@ -14,49 +14,55 @@ from cifar_flax import config as config_lib
 from cifar_flax import models
 from cifar_flax.models.layers import Dropout
 
-IMAGE = -1  # among a layer's sources
+IMAGE = -1  # stands for the image among the inputs of a layer
 _MARK = "cifar_flax layer "
 _LEAVES = (nn.Conv, nn.Dense, nn.BatchNorm, Dropout)
 
 
-class Reach(NamedTuple):
-  """What an element of an array depends on; pairs are of rows and columns.
+class ReceptiveField(NamedTuple):
+  """The receptive field of an array's elements; pairs are (rows, columns).
 
   Attributes:
-    field: pixels of the image that it can see, border included (Araujo et al. 2019,
-      "Computing receptive fields of convolutional neural networks").
-    jump: pixels of the image from it to its neighbour.
-    sources: layers through whose output it sees them, `IMAGE` for the image itself.
+    size: side lengths of the field in pixels of the image, padding included (Araujo et
+      al. 2019, "Computing receptive fields of convolutional neural networks").
+    jump: distance in pixels of the image between the fields of neighbouring elements.
+    inputs: layers whose output the array is computed from directly; `IMAGE` for the
+      image.
   """
 
-  field: tuple[int, ...] = (1, 1)
+  size: tuple[int, ...] = (1, 1)
   jump: tuple[int, ...] = (1, 1)
-  sources: frozenset[int] = frozenset({IMAGE})
+  inputs: frozenset[int] = frozenset({IMAGE})
 
-  def through(self, sides: Sequence[int], strides: Sequence[int]) -> "Reach":
-    """Behind a window of `sides` elements, moved by `strides`."""
+  def after_window(
+    self, window: Sequence[int], strides: Sequence[int]
+  ) -> "ReceptiveField":
+    """Returns the field after a sliding window (a convolution or pooling)."""
     return self._replace(
-      field=tuple(
-        f + (side - 1) * j
-        for f, side, j in zip(self.field, sides, self.jump, strict=True)
+      size=tuple(
+        size + (side - 1) * jump
+        for size, side, jump in zip(self.size, window, self.jump, strict=True)
       ),
-      jump=tuple(j * stride for j, stride in zip(self.jump, strides, strict=True)),
+      jump=tuple(jump * s for jump, s in zip(self.jump, strides, strict=True)),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A layer as it is in a network, for one image.
+  """A layer of a network and its costs for one image.
 
   Attributes:
     name: path of the module.
     kind: name of its class, or `max_pool`.
-    output: shape of what it makes.
-    kernel: rows and columns, None without; strides, dilation and groups likewise.
-    parameters: all, BatchNorm's moving averages included.
-    trainable: those among them that are.
-    multiply_adds: of convolutions and Dense layers, the padded border included.
-    reach: receptive field and jump of its output, and the layers it reads.
+    output: shape of its output.
+    kernel: rows and columns of its kernel; None if it has none.
+    strides, dilation: rows and columns; None if it has none.
+    groups: number of channel groups; None if it is not a convolution.
+    parameters: number of parameters, BatchNorm's moving averages included.
+    trainable: number of trainable parameters.
+    multiply_adds: count for convolutions and Dense layers, including those on padding;
+      0 for other layers.
+    receptive_field: receptive field of its output, and the layers it reads.
   """
 
   name: str
@@ -69,11 +75,11 @@ class Layer:
   parameters: int = 0
   trainable: int = 0
   multiply_adds: int = 0
-  reach: Reach = Reach()
+  receptive_field: ReceptiveField = ReceptiveField()
 
   @property
   def activations(self) -> int:
-    """Numbers in its output."""
+    """Number of elements in its output."""
     return math.prod(self.output)
 
 
@@ -82,16 +88,16 @@ def layers(
   num_classes: int = 10,
   image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> list[Layer]:
-  """The layers of a network, in the order in which they are computed.
+  """Returns the layers of a network, in the order in which they are computed.
 
-  The network is traced, not run: what is listed is what it does.
+  The network is traced, not run, so the list is what it really computes.
 
   Args:
     config: a run's `config.model`.
     num_classes: number of logits.
     image_shape: height, width, channels.
   """
-  # XLA's own operations: each is one that `_follow` knows.
+  # With ops="lax", every operation is one that `_propagate` can interpret.
   network = models.create(dataclasses.replace(config, ops="lax"), num_classes)
   images = jnp.zeros((1, *image_shape))
   initialise = lambda key: network.init(key, images, train=False)  # noqa: E731
@@ -126,16 +132,16 @@ def layers(
 
   program = jax.make_jaxpr(trace)(variables, images).jaxpr
   nothing = [None] * len(jax.tree.leaves(variables))
-  reaches: dict[int, Reach] = {}
-  _follow(program, [*nothing, Reach()], reaches)
+  fields: dict[int, ReceptiveField] = {}
+  _propagate(program, [*nothing, ReceptiveField()], fields)
   return [
-    dataclasses.replace(layer, reach=reaches[number])
+    dataclasses.replace(layer, receptive_field=fields[number])
     for number, layer in enumerate(found)
   ]
 
 
 def _describe(module: nn.Module, x, y, variables) -> Layer:
-  """All but the reach."""
+  """Returns a layer without its receptive field."""
   sizes = {}
   for collection, tree in variables.items():
     for name in module.path:
@@ -167,78 +173,85 @@ def _pair(value: Any) -> tuple[int, ...]:
   return (value or 1,) * 2 if value is None or isinstance(value, int) else tuple(value)
 
 
-def _follow(
-  program: Any, inputs: Sequence[Reach | None], found: dict[int, Reach]
-) -> list[Reach | None]:
-  """Carries reaches from a program's inputs to its outputs; None: not of the image.
+def _propagate(
+  program: Any,
+  inputs: Sequence[ReceptiveField | None],
+  found: dict[int, ReceptiveField],
+) -> list[ReceptiveField | None]:
+  """Propagates receptive fields from a program's inputs to its outputs.
+
+  A value that does not depend on the image has None.
 
   Args:
     program: a jaxpr.
-    inputs: a reach for each of its inputs.
-    found: takes the reach of every marked layer.
+    inputs: the receptive field of each of its inputs.
+    found: is filled with the receptive field of every marked layer.
   """
-  known: dict[Any, Reach | None] = dict(zip(program.invars, inputs, strict=True))
+  known: dict[Any, ReceptiveField | None] = dict(
+    zip(program.invars, inputs, strict=True)
+  )
 
-  def read(variable: Any) -> Reach | None:
-    return None if hasattr(variable, "val") else known.get(variable)  # val: a literal
+  def read(variable: Any) -> ReceptiveField | None:
+    is_literal = hasattr(variable, "val")
+    return None if is_literal else known.get(variable)
 
   for equation in program.eqns:
-    reaches = [read(variable) for variable in equation.invars]
-    inner = next(_programs(equation.params), None)
+    operands = [read(variable) for variable in equation.invars]
+    inner = next(_called_programs(equation.params), None)
     if inner is not None:
-      results = _follow(inner, reaches[-len(inner.invars) :], found)
+      results = _propagate(inner, operands[-len(inner.invars) :], found)
     else:
-      result = _join(reaches)
+      result = _union(operands)
       if result is not None:
-        result = _behind(equation, result)
+        result = _after_operation(equation, result)
       name = equation.params.get("name", "")
       if result and equation.primitive.name == "name" and name.startswith(_MARK):
         number = int(name.removeprefix(_MARK))
         found[number] = result
-        result = result._replace(sources=frozenset({number}))
+        result = result._replace(inputs=frozenset({number}))
       results = [result] * len(equation.outvars)
     known.update(zip(equation.outvars, results, strict=True))
   return [read(variable) for variable in program.outvars]
 
 
-def _programs(parameters: dict[str, Any]) -> Iterator[Any]:
-  """The programs that an equation calls."""
+def _called_programs(parameters: dict[str, Any]) -> Iterator[Any]:
+  """Yields the programs (jaxprs) that an equation calls."""
   for value in parameters.values():
     value = getattr(value, "jaxpr", value)
     if hasattr(value, "eqns"):
       yield value
 
 
-def _join(reaches: Sequence[Reach | None]) -> Reach | None:
-  """Of what is computed from all of them."""
-  seen = [reach for reach in reaches if reach is not None]
-  if not seen:
+def _union(operands: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
+  """Returns the smallest receptive field that contains those of all operands."""
+  fields = [field for field in operands if field is not None]
+  if not fields:
     return None
-  return Reach(
-    field=tuple(map(max, zip(*(r.field for r in seen), strict=True))),
-    jump=tuple(map(max, zip(*(r.jump for r in seen), strict=True))),
-    sources=frozenset().union(*(r.sources for r in seen)),
+  return ReceptiveField(
+    size=tuple(map(max, zip(*(field.size for field in fields), strict=True))),
+    jump=tuple(map(max, zip(*(field.jump for field in fields), strict=True))),
+    inputs=frozenset().union(*(field.inputs for field in fields)),
   )
 
 
-def _behind(equation: Any, reach: Reach) -> Reach:
-  """The reach of an operation's result, from that of its operands."""
+def _after_operation(equation: Any, operands: ReceptiveField) -> ReceptiveField:
+  """Returns the receptive field of an operation's result from its operands' one."""
   parameters, kind = equation.params, equation.primitive.name
   shape, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
   if kind == "conv_general_dilated":
     dimensions = parameters["dimension_numbers"]
     kernel = equation.invars[1].aval.shape
     sides = [kernel[axis] for axis in dimensions.rhs_spec[2:]]
-    sides = [
+    window = [
       (side - 1) * rate + 1
       for side, rate in zip(sides, parameters["rhs_dilation"], strict=True)
     ]
-    return reach.through(sides, parameters["window_strides"])
+    return operands.after_window(window, parameters["window_strides"])
   if kind.startswith("reduce_window"):
-    sides, strides = parameters["window_dimensions"], parameters["window_strides"]
-    return reach.through(sides[1:3], strides[1:3])
+    window, strides = parameters["window_dimensions"], parameters["window_strides"]
+    return operands.after_window(window[1:3], strides[1:3])
   flattened = kind == "reshape" and len(shape) == 4 and len(result) == 2
   averaged = kind.startswith("reduce_") and {1, 2} <= set(parameters.get("axes", ()))
   if flattened or (averaged and len(shape) == 4):
-    return reach.through(shape[1:3], (1, 1))  # all pixels at once
-  return reach
+    return operands.after_window(shape[1:3], (1, 1))  # the result reads all pixels
+  return operands

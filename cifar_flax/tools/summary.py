@@ -1,8 +1,9 @@
-"""What a config's network is made of: `python -m cifar_flax summary --config FILE`.
+"""Lists a network's layers: `python -m cifar_flax summary --config FILE`.
 
-A line a layer: the shape of its output for one image, kernel, groups, dilation and
-stride, parameters, multiply-adds, activations, receptive field and jump (pixels of the
-image that an output sees, and from one output to the next), and the totals.
+Each line has a layer's output shape for one image, its kernel, groups, dilation and
+stride, the number of parameters, multiply-adds and activations, its receptive field and
+its jump (the distance in pixels of the image between neighbouring outputs). The last
+line has the totals.
 """
 
 import argparse
@@ -26,13 +27,13 @@ COLUMNS = (
 
 
 def totals(layers: list["Layer"]) -> dict[str, int]:
-  """Sums over the layers; `activations` counts every layer's output."""
+  """Returns sums over the layers; `activations` counts the outputs of all layers."""
   names = ("parameters", "trainable", "multiply_adds", "activations")
   return {name: sum(getattr(layer, name) for layer in layers) for name in names}
 
 
 def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
-  """The table, for a terminal or a Markdown file."""
+  """Returns the table as aligned text or, with `markdown`, as Markdown."""
   from cifar_flax.tables import Table
 
   sums = totals(layers)
@@ -40,37 +41,37 @@ def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
   table.rows.append(["total", *[""] * 6, *(f"{n:,}" for n in sums.values()), "", ""])
   table.note(
     "parameters: BatchNorm's moving averages included, as Keras counts",
-    "multiply-adds: of convolutions and Dense layers, for one image, with the border "
-    "that padding adds",
+    "multiply-adds: of convolutions and Dense layers, for one image, including those "
+    "on padding",
   )
   return table.markdown() if markdown else table.text()
 
 
 def _cells(layer: "Layer") -> list[str]:
-  def sides(values) -> str:
+  def by(values) -> str:
     return "x".join(map(str, values)) if values else ""
 
   counts = (layer.parameters, layer.trainable, layer.multiply_adds, layer.activations)
   return [
-    *(layer.name, layer.kind, sides(layer.output), sides(layer.kernel)),
-    *(str(layer.groups or ""), sides(layer.dilation), sides(layer.strides)),
+    *(layer.name, layer.kind, by(layer.output), by(layer.kernel)),
+    *(str(layer.groups or ""), by(layer.dilation), by(layer.strides)),
     *(f"{count:,}" for count in counts),
-    *(sides(layer.reach.field), sides(layer.reach.jump)),
+    *(by(layer.receptive_field.size), by(layer.receptive_field.jump)),
   ]
 
 
 def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
-  """Everything the table has, as numbers."""
+  """Returns the contents of the table as JSON, with each layer's inputs added."""
 
   def plain(layer: "Layer") -> dict[str, Any]:
     values = dataclasses.asdict(layer)
-    reach = layer.reach
-    del values["reach"]
+    field = layer.receptive_field
+    del values["receptive_field"]
     return values | {
       "activations": layer.activations,
-      "receptive_field": reach.field,
-      "jump": reach.jump,
-      "reads": sorted(reach.sources),
+      "receptive_field": field.size,
+      "jump": field.jump,
+      "reads": sorted(field.inputs),
     }
 
   content = {
@@ -83,9 +84,9 @@ def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
 
 def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
   parser = command_line.Parser("summary", __doc__)
-  parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
+  parser.add_argument("--config", metavar="FILE", help="for example configs/net6b.py")
   parser.add_argument("--format", default="table", help=f"{', '.join(FORMATS)}")
-  parser.add_argument("--plot", metavar="FILE.png", help="draws the network as well")
+  parser.add_argument("--plot", metavar="FILE.png", help="also draw the network")
   overrides, others = command_line.split_overrides(argv)
   flags = parser.parse_args(others)
   command_line.check_choice(flags, "format", FORMATS)
@@ -93,30 +94,32 @@ def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
 
 
 def run(argv: list[str]) -> None:
-  """Prints what a command line asks for.
+  """Prints the table and draws the network if `--plot` is given.
 
   Raises:
-    UserError: it asks for something else.
-    OSError: the picture can't be written.
+    UserError: a flag, the config, a key or a value is wrong.
+    OSError: the picture cannot be written.
   """
   config, flags = _parse(argv)
   from cifar_flax.tools import structure  # imports JAX
 
-  # Of a folder's classes nothing is known before it is read.
+  # The number of classes of a folder of images is unknown until it is read.
   source = registry.DATASETS.get(config.data.dataset)
   num_classes = source.num_classes if source else 10
   layers = structure.layers(config.model, num_classes)
   if flags.format == "json":
     print(to_json(layers, config))
   else:
-    title = f"{config.model.name}, from an image of 32x32x3 to {num_classes} classes"
+    title = f"{config.model.name}, 32x32x3 image to {num_classes} classes"
     print(text(layers, title, markdown=flags.format == "markdown"))
   if flags.plot:
+    from cifar_flax import figures
     from cifar_flax.tools import drawing
 
-    pathlib.Path(flags.plot).write_bytes(drawing.render(layers, config.model.name))
+    picture = figures.png(drawing.draw(layers, config.model.name))
+    pathlib.Path(flags.plot).write_bytes(picture)
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns 0, 1 for a picture that can't be written, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if the PNG cannot be written, 2 for wrong input."""
   return command_line.answer(run, argv)

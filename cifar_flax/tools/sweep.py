@@ -1,15 +1,16 @@
-"""A config with several seeds and values: `python -m cifar_flax sweep --config FILE`.
+"""Trains a config with several seeds and values: `python -m cifar_flax sweep`.
 
---vary KEY=A,B,C (several times for every combination; without values: every name that
-the key may have) and --seeds N make a run each, OUTPUT/KEY=A/seed0 and so on, first
-all with seed 0, then all with seed 1. The same command goes on where it was stopped.
-Then OUTPUT/report has them beside each other, as `cifar_flax.tools.report` does.
+--vary KEY=A,B,C trains a run for each value, and for each combination if it is given
+several times; --vary KEY takes every name that the key may have. --seeds N trains each
+with N seeds. The run directories are OUTPUT/KEY=A/seed0 and so on; all runs with seed 0
+are trained before those with seed 1. Rerun the same command to resume. At the end,
+`cifar_flax.tools.report` compares the runs in OUTPUT/report.
 
---ablate BASE, instead of --vary, measures what each change from the config BASE brings.
-It trains the config, the config with each change in turn set back to BASE's values, and
-the config with all of them set back. Keys of `augmentation`, `optimizer` and `schedule`
-mean something together and are one change each; every other key is one by itself.
-OUTPUT/ablation.md has the accuracies and their differences, seed by seed.
+--ablate BASE, instead of --vary, measures the effect of each change from the config
+BASE. It trains the config, the config without each of the changes in turn, and the
+config without any of them. All keys of `augmentation` that differ are one change, as
+are those of `optimizer` and of `schedule`; every other key is a change of its own.
+OUTPUT/ablation.md has the accuracies and each change's gain, compared seed by seed.
 """
 
 import argparse
@@ -28,25 +29,27 @@ from cifar_flax.tools import ablation, jobs
 
 def _parser() -> argparse.ArgumentParser:
   parser = command_line.Parser("sweep", __doc__, command_line.EVERY_RUN)
-  parser.add_argument("--config", metavar="FILE", help="such as configs/net6b.py")
-  parser.add_argument("--seeds", type=int, default=1, help="seeds 0.. (%(default)s)")
+  parser.add_argument("--config", metavar="FILE", help="for example configs/net6b.py")
+  parser.add_argument(
+    "--seeds", type=int, default=1, help="number of seeds (%(default)s)"
+  )
   which = parser.add_mutually_exclusive_group()
   which.add_argument(
     "--vary",
     action="append",
     default=[],
     metavar="KEY[=A,B,C]",
-    help="a key and its values",
+    help="key to vary and its values",
   )
   which.add_argument(
-    "--ablate", metavar="BASE", help="a config, or a run's config.json, to go back to"
+    "--ablate", metavar="BASE", help="config, or a run's config.json, to compare with"
   )
   parser.add_argument(
     "--at_once",
     type=int,
     default=1,
-    help="runs beside each other: each has a GPU or TPU chip, or a share of the CPU, "
-    "and writes what it says into its log.txt (%(default)s)",
+    help="runs trained at the same time: each uses one GPU or TPU chip, or shares the "
+    "CPU, and writes its output to log.txt in its run directory (%(default)s)",
   )
   parser.add_argument(
     "--output",
@@ -57,10 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
-  """The values of each key that `--vary` names.
+  """Returns the values of each key that `--vary` names.
 
   Raises:
-    UserError: no such key, one that is set elsewhere or twice, or no values.
+    UserError: a key does not exist, is named twice, is `seed` or does not affect the
+      result, or its values are missing.
   """
   known, found = config_lib.fields(), {}
   for argument in arguments:
@@ -72,7 +76,7 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
       hint = "use --seeds" if key == "seed" else "name each key once"
       raise UserError(f"--vary={argument!r}: {hint}")
     if key in directory.FREE_KEYS:
-      raise UserError(f"--vary={argument!r}: changes nothing that is computed")
+      raise UserError(f"--vary={argument!r}: this key does not affect the result")
     choices = known[key].metadata["choices"]
     if not equals and not choices:
       raise UserError(f"--vary={argument!r}: needs values: --vary={key}=A,B,C")
@@ -86,7 +90,7 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
 def combinations(
   values: Mapping[str, Sequence[str]],
 ) -> list[tuple[str, dict[str, str]]]:
-  """Each combination: the name of its folder, its keys and values."""
+  """Returns the folder name and the overrides of each combination of values."""
   found = []
   for chosen in itertools.product(*values.values()):
     setting = dict(zip(values, chosen, strict=True))
@@ -96,10 +100,11 @@ def combinations(
 
 
 def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namespace]:
-  """The runs that a command line asks for, the output folder, and the flags.
+  """Returns the planned runs, the output folder, and the flags of a command line.
 
   Raises:
-    UserError: a wrong flag, config, key or value, or a run directory that is taken.
+    UserError: a flag, config, key or value is wrong, or a run directory contains a
+      different run.
   """
   overrides, others = command_line.split_overrides(argv)
   flags = _parser().parse_args(others)
@@ -109,34 +114,34 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   values = varied(flags.vary)
   for key in ("seed", "name", *values):
     if key in overrides:
-      raise UserError(f"--config.{key}={overrides[key]!r}: is set by the sweep")
+      raise UserError(f"--config.{key}={overrides[key]!r}: the sweep sets this key")
   config = config_lib.load(flags.config)
   if flags.ablate is None:
-    settings, place = combinations(values), f"{config.name}-sweep"
+    settings, name = combinations(values), f"{config.name}-sweep"
   else:
     base = config_lib.load(flags.ablate, "--ablate")
     settings = ablation.settings(config, base, overrides)
-    place = f"{config.name}-against-{base.name}"
-  output = pathlib.Path(flags.output or f"runs/{place}")
+    name = f"{config.name}-against-{base.name}"
+  output = pathlib.Path(flags.output or f"runs/{name}")
   planned = []
   for seed in range(flags.seeds):
     for folder, setting in settings:
       workdir = output / folder.replace("/", "_") / f"seed{seed}"
-      everything = {**overrides, **setting, "seed": str(seed)}
-      planned.append(jobs.plan(flags.config, everything, workdir))
+      all_overrides = {**overrides, **setting, "seed": str(seed)}
+      planned.append(jobs.plan(flags.config, all_overrides, workdir))
   pairs = itertools.combinations(planned, 2)
   if any(a.workdir == b.workdir or a.config == b.config for a, b in pairs):
-    raise UserError("--vary: two of the runs would be the same")
-  jobs.check_places(flags.at_once, os.environ)
+    raise UserError("--vary: two of the runs would be identical")
+  jobs.check_slots(flags.at_once, os.environ)
   return planned, output, flags
 
 
 def run(argv: list[str]) -> int:
-  """Makes the runs that a command line asks for, and their report."""
+  """Trains the runs of a command line and reports on them; returns the exit code."""
   planned, output, flags = plan(argv)
   code = jobs.train_all(planned, at_once=flags.at_once)
-  made = [str(job.workdir) for job in planned if jobs.finished(job)]
-  if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not made:
+  done = [str(job.workdir) for job in planned if jobs.finished_summary(job)]
+  if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not done:
     return code
   if flags.ablate is not None:
     table = ablation.table(planned)
@@ -144,10 +149,10 @@ def run(argv: list[str]) -> int:
     write_atomically(output / "ablation.md", table.markdown().encode())
   from cifar_flax.tools import report
 
-  report.run([*made, "--output", str(output / "report")])
+  report.run([*done, "--output", str(output / "report")])
   return code
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code, as `cifar_flax.main` does, or 1 if a run failed."""
+  """Runs the command; returns the exit code of `train_all` or that of an error."""
   return command_line.answer(run, argv)

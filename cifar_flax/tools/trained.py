@@ -1,4 +1,4 @@
-"""A trained network, from its run directory alone."""
+"""Loads a trained network from its run directory."""
 
 import functools
 import pathlib
@@ -11,29 +11,30 @@ import numpy as np
 
 from cifar_flax import config as config_lib
 from cifar_flax import models, ops
+from cifar_flax.data.augmentation import pixels
 from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.errors import UserError
 from cifar_flax.run import checkpoints, directory
 
-BATCH = 64
+BATCH = 64  # images classified at once
 
 
 class Trained:
-  """The network of a run, with the weights that its evaluation uses.
+  """The network of a run with the weights that the run's evaluation uses.
 
   Attributes:
-    config: of the run.
+    config: the run's config.
     class_names: the name of each label, in order.
-    epoch: finished epochs.
-    network: call it with images in [0, 1] and `train=False`.
-    variables: of the network: the moving averages of a run that keeps them.
+    epoch: number of finished epochs.
+    network: the module; apply it to images in [0, 1] with `train=False`.
+    variables: its variables; their moving averages if the run keeps them.
   """
 
   def __init__(self, workdir: pathlib.Path, which: str = "best"):
     """Loads the `best` or the `last` checkpoint.
 
     Raises:
-      UserError: there is no run, or its checkpoint is damaged.
+      UserError: there is no run in the directory, or its checkpoint is damaged.
     """
     if not (workdir / "config.json").is_file():
       raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
@@ -52,7 +53,7 @@ class Trained:
     self.variables: Any = self._checked(variables)
 
   def _checked(self, variables: Any) -> Any:
-    """The variables, if they are this network's."""
+    """Returns the variables; raises UserError if they do not fit the network."""
     images = jnp.zeros((1, *IMAGE_SHAPE))
     initialise = functools.partial(self.network.init, train=False)
     wanted = jax.eval_shape(initialise, jax.random.key(0), images)
@@ -71,7 +72,7 @@ class Trained:
     return jax.jit(apply, compiler_options=options)
 
   def logits(self, images: np.ndarray) -> np.ndarray:
-    """Logits of images as the trainer computes them.
+    """Returns the logits of images, as the trainer's evaluation computes them.
 
     Args:
       images: uint8 `[number, 32, 32, 3]`.
@@ -82,26 +83,21 @@ class Trained:
     results = [np.zeros((0, len(self.class_names)), np.float32)]
     for first in range(0, len(images), BATCH):
       batch = images[first : first + BATCH]
-      missing = BATCH - len(batch)  # of one size, which is compiled once
-      filled = np.pad(batch, [(0, missing), *[(0, 0)] * 3])
-      results.append(np.asarray(self._apply(self.variables, filled))[: len(batch)])
+      missing = BATCH - len(batch)  # padded, so that only one shape is compiled
+      padded = np.pad(batch, [(0, missing), *[(0, 0)] * 3])
+      results.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
     return np.concatenate(results)
 
 
-def pixels(images: Any) -> jax.Array:
-  """Bytes to numbers in [0, 1]."""
-  return jnp.asarray(images).astype(jnp.float32) / 255
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-  """Softmax over the last axis, in float64."""
+def softmax(logits: np.ndarray) -> np.ndarray:
+  """Returns the softmax over the last axis, in float64."""
   powers = np.exp(np.float64(logits) - logits.max(-1, keepdims=True))
   return powers / powers.sum(-1, keepdims=True)
 
 
 def likeliest(
-  chances: Sequence[float], names: Sequence[str], number: int
+  probabilities: Sequence[float], names: Sequence[str], number: int
 ) -> list[tuple[str, float]]:
-  """The likeliest classes and their probabilities, likeliest first."""
-  order = sorted(range(len(names)), key=lambda label: -chances[label])
-  return [(names[label], float(chances[label])) for label in order[:number]]
+  """Returns the likeliest classes and their probabilities, likeliest first."""
+  order = sorted(range(len(names)), key=lambda label: -probabilities[label])
+  return [(names[label], float(probabilities[label])) for label in order[:number]]

@@ -1,4 +1,4 @@
-"""Small archives in the official formats, and folders that no test shares."""
+"""Fixtures: small archives in the official formats, and folders of each test's own."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ def pixels() -> stand_ins.Pixels:
 
 @pytest.fixture
 def publish(monkeypatch):
-  """Puts a file in the place of an official archive: its size and checksum."""
+  """A function that registers a file's size and checksum as an official archive's."""
 
   def put(path: pathlib.Path, kind: str) -> pathlib.Path:
     name = kind if kind.endswith(".gz") else f"cifar-10-{kind}.tar.gz"
@@ -62,7 +62,7 @@ def python_archive(tmp_path, pixels, publish) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-  """Keeps tests from the user's cache and data folders."""
+  """Points the cache and data folders of every test into its own temporary folder."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
   monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -70,7 +70,7 @@ def own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def prepared_once(tmp_path_factory, pixels) -> pathlib.Path:
-  """A data folder with a small cifar10, prepared by our builder."""
+  """A data folder with a small cifar10 that our builder prepared."""
   data_dir = tmp_path_factory.mktemp("prepared")
   contents = archives.Contents(
     {

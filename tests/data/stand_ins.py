@@ -1,4 +1,4 @@
-"""Stand-ins for the official archives: the same formats, a few random images."""
+"""Makes archives of a few random images in the official archives' formats."""
 
 import dataclasses
 import io
@@ -12,15 +12,23 @@ from typing import Any
 import numpy as np
 
 CLASS_NAMES = (
-  *("airplane", "automobile", "bird", "cat", "deer"),
-  *("dog", "frog", "horse", "ship", "truck"),
+  "airplane",
+  "automobile",
+  "bird",
+  "cat",
+  "deer",
+  "dog",
+  "frog",
+  "horse",
+  "ship",
+  "truck",
 )
 NUM_TRAIN, NUM_TEST = 60, 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-  """The images and labels that an archive was made of, in order."""
+  """The images and labels of an archive, in order."""
 
   train: np.ndarray
   train_labels: np.ndarray
@@ -28,7 +36,7 @@ class Pixels:
   test_labels: np.ndarray
 
   def batches(self):
-    """Yields the six batches: name, images, labels."""
+    """Yields name, images and labels of each of the six batches."""
     for number in range(5):
       part = slice(number * NUM_TRAIN // 5, (number + 1) * NUM_TRAIN // 5)
       yield f"data_batch_{number + 1}", self.train[part], self.train_labels[part]
@@ -61,11 +69,14 @@ def binary_members(pixels: Pixels) -> dict[str, bytes]:
   return members
 
 
-PurePickler: Any = pickle._Pickler  # type: ignore  # can be taught, unlike the C one
+PurePickler: Any = pickle._Pickler  # type: ignore  # the C pickler has no `dispatch` to extend
 
 
 def binary_members_100(pixels: Pixels) -> dict[str, bytes]:
-  """cifar100 of the same images: label 7 times as large, coarse label the old one."""
+  """Returns cifar100 members whose labels are 7 times the labels in `pixels`.
+
+  The coarse labels are the labels in `pixels`.
+  """
   members = {
     "coarse_label_names.txt": "\n".join(f"group_{i}" for i in range(20)).encode(),
     "fine_label_names.txt": "\n".join(f"kind_{i}" for i in range(100)).encode(),
@@ -82,7 +93,7 @@ def binary_members_100(pixels: Pixels) -> dict[str, bytes]:
 
 
 class Python2Pickler(PurePickler):
-  """Writes what Python 2's cPickle wrote: byte strings as strings, old NumPy names."""
+  """Pickles like Python 2's cPickle: bytes as strings, and NumPy's old module names."""
 
   dispatch = dict(PurePickler.dispatch)
 

@@ -1,4 +1,4 @@
-"""Which image goes where: counted."""
+"""Tests which images are in each batch, by counting them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from cifar_flax.data import batches
 
 
-def test_an_epoch_shows_every_image_at_most_once_and_leaves_out_the_rest():
+def test_an_epoch_has_every_image_at_most_once_and_drops_the_remainder():
   indices = batches.train_indices(0, 0, 50_000, 128, 1)
   assert indices.shape == (1, 390, 128)
   assert len(np.unique(indices)) == 390 * 128

@@ -1,4 +1,4 @@
-"""Loading prepared data: splits, fingerprint, cache, and every way to be damaged."""
+"""Tests loading of prepared data: splits, fingerprint, cache and damaged files."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ VERSION_FOLDER = pathlib.Path("cifar10") / "3.0.2"
 
 @pytest.fixture(scope="session")
 def sharded(tmp_path_factory, pixels) -> pathlib.Path:
-  """As `prepared_once`, but train in four files."""
+  """The dataset of `prepared_once`, with train in four files."""
   data_dir = tmp_path_factory.mktemp("sharded")
   parts = {
     "train": (pixels.train, {"label": pixels.train_labels}),
@@ -41,7 +41,7 @@ def sharded(tmp_path_factory, pixels) -> pathlib.Path:
 
 @pytest.fixture
 def folder(prepared_once, tmp_path) -> pathlib.Path:
-  """A copy of the prepared dataset, in the default place, to be damaged."""
+  """A copy of the prepared dataset in the default data folder, for tests to damage."""
   copy = tmp_path / "tfds" / VERSION_FOLDER
   shutil.copytree(prepared_once / VERSION_FOLDER, copy)
   return copy
@@ -61,8 +61,17 @@ def refused(match: str, **values) -> str:
 
 
 SPLITS = [
-  *("train", "test", "train[:45]", "train[45:]", "train[-7:-2]", "train[10%:]"),
-  *("train[33%:66%]", "train[40:]+test[:5]", "test + train[:1]", "all", "train[7:8]"),
+  "train",
+  "test",
+  "train[:45]",
+  "train[45:]",
+  "train[-7:-2]",
+  "train[10%:]",
+  "train[33%:66%]",
+  "train[40:]+test[:5]",
+  "test + train[:1]",
+  "all",
+  "train[7:8]",
 ]
 
 
@@ -80,7 +89,7 @@ def test_splits_mean_what_tfds_means_sorted_by_id(spec, source, request):
     assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
 
 
-def test_slices_are_of_the_order_on_disk(prepared_once, pixels):
+def test_slices_refer_to_the_order_on_disk(prepared_once, pixels):
   config = make_config(data_dir=str(prepared_once), train_split="train[:30]")
   images = datasets.load(config).train.images
   assert len(images) == 30
@@ -93,7 +102,7 @@ def test_slices_are_of_the_order_on_disk(prepared_once, pixels):
   ["trian", "train[", "train[:61]", "train[:110%]", "train[a:b]", "train[3]", "train+"],
 )
 def test_bad_split_is_refused(field, spec, prepared_once):
-  message = refused("is no TFDS split", data_dir=str(prepared_once), **{field: spec})
+  message = refused("is not a TFDS split", data_dir=str(prepared_once), **{field: spec})
   assert f"data.{field}={spec!r}" in message and "train[10%:]" in message
 
 
@@ -103,7 +112,7 @@ def test_empty_split_is_refused(spec, prepared_once):
   assert f"data.eval_split={spec!r}" in message
 
 
-def test_data_folder_is_the_given_one_then_the_environments_then_homes(
+def test_data_folder_is_that_of_the_config_then_environment_then_home(
   folder, tmp_path, monkeypatch
 ):
   assert len(datasets.load(make_config()).train.labels) == NUM_TRAIN
@@ -127,14 +136,14 @@ def _not_found(folder, archive):
   raise UserError(f"{folder} not found")
 
 
-def test_fingerprint_is_of_the_data_not_the_place(folder, prepared_once):
+def test_fingerprint_does_not_depend_on_the_folder(folder, prepared_once):
   info = datasets.load(make_config()).info
   assert info == datasets.load(make_config(data_dir=str(prepared_once))).info
   assert len(info.fingerprint) == 64 and int(info.fingerprint, 16)
   assert info.download_size == 12345
 
 
-def test_fingerprint_is_of_all_that_a_run_sees():
+def test_fingerprint_depends_on_everything_that_a_run_sees():
   images = np.arange(3 * 3072, dtype=np.uint32).astype(np.uint8).reshape(3, 32, 32, 3)
   labels, ids = np.array([1, 2, 3], np.int32), np.array([b"a", b"b", b"c"])
   other = images.copy()
@@ -154,17 +163,17 @@ def test_fingerprint_is_of_all_that_a_run_sees():
   assert records.fingerprint(reordered) == records.fingerprint(variants[2])
 
 
-def test_any_change_of_a_file_is_noticed(folder):
-  def hashed():
-    return records.hash_files(folder, records.open_folder(folder, 10))
-
-  before = hashed()
+def test_hash_depends_on_every_file(folder):
+  builder = records.open_folder(folder, 10)
+  before = records.hash_files(folder, builder)
   for path in sorted(folder.iterdir()):
     content = path.read_bytes()
-    path.write_bytes(content + b" ")
-    assert hashed() != before, path.name
+    same_size = bytes([content[0] ^ 1]) + content[1:]
+    for changed in (content + b" ", same_size):
+      path.write_bytes(changed)
+      assert records.hash_files(folder, builder) != before, path.name
     path.write_bytes(content)
-  assert hashed() == before
+  assert records.hash_files(folder, builder) == before
 
 
 def count_reads(monkeypatch) -> list:
@@ -197,7 +206,7 @@ def flip(path, position):
 
 
 @pytest.mark.parametrize(
-  "name", ["pixel", "truncated", "empty", "text", "other arrays"]
+  "name", ["pixel", "truncated", "empty", "text", "absent array", "shapes", "label"]
 )
 def test_damaged_cache_is_rebuilt(name, prepared_once, monkeypatch, caplog):
   config = make_config(data_dir=str(prepared_once))
@@ -206,9 +215,15 @@ def test_damaged_cache_is_rebuilt(name, prepared_once, monkeypatch, caplog):
   content = path.read_bytes()
   if name == "pixel":
     flip(path, 5000)
-  elif name == "other arrays":
-    fields = dict(images=np.zeros((3, 2)), labels=np.zeros(3), ids=np.zeros(3))
-    arrays = {f"{s}/{f}": fields[f] for s in ("train", "test") for f in fields}
+  elif name in ("absent array", "shapes", "label"):
+    with np.load(path) as file:
+      arrays = dict(file)
+    if name == "absent array":
+      del arrays["test/ids"]
+    elif name == "shapes":
+      arrays["train/images"] = arrays["train/images"][:, 1:]
+    else:
+      arrays["train/labels"][7] = 10  # the classes are 0 to 9
     np.savez(path, allow_pickle=False, **arrays)
   else:
     path.write_bytes({"truncated": content[:-900], "empty": b"", "text": b"hi"}[name])
@@ -216,12 +231,12 @@ def test_damaged_cache_is_rebuilt(name, prepared_once, monkeypatch, caplog):
   for _ in range(2):
     found = datasets.load(config)
     np.testing.assert_array_equal(found.train.images, expected.train.images)
-  assert len(reads) == 1, "rebuilt once, and whole again"
+  assert len(reads) == 1, "the cache was rebuilt once and is intact again"
   assert [record.levelno for record in caplog.records] == [logging.WARNING]
   assert "Rebuilding the damaged cache" in caplog.text
 
 
-def test_impossible_cache_is_done_without(prepared_once, tmp_path, monkeypatch, caplog):
+def test_loading_works_without_a_cache(prepared_once, tmp_path, monkeypatch, caplog):
   (tmp_path / "file").write_text("in the way")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
   reads = count_reads(monkeypatch)
@@ -229,10 +244,10 @@ def test_impossible_cache_is_done_without(prepared_once, tmp_path, monkeypatch, 
     dataset = datasets.load(make_config(data_dir=str(prepared_once)))
     assert len(dataset.train.labels) == NUM_TRAIN
   assert len(reads) == 2
-  assert caplog.text.count("Going on without a cache") == len(caplog.records) == 2
+  assert caplog.text.count("Continuing without a cache") == len(caplog.records) == 2
 
 
-def test_full_disk_leaves_no_half_cache(prepared_once, monkeypatch, caplog):
+def test_full_disk_leaves_no_partial_cache_file(prepared_once, monkeypatch, caplog):
   def fail(file, **arrays):
     file.write(b"half")
     raise OSError("No space left on device")
@@ -264,11 +279,11 @@ def test_other_counts_than_described_are_refused(folder):
     info["splits"][0]["shardLengths"] = [str(NUM_TRAIN - 1)]
 
   edit(folder / "dataset_info.json", change)
-  refused(f"holds {NUM_TRAIN} examples where dataset_info.json says {NUM_TRAIN - 1}")
+  refused(f"holds {NUM_TRAIN} examples, but dataset_info.json says {NUM_TRAIN - 1}")
 
 
 class Odd(cifar.Cifar10, skip_registration=True):
-  """cifar10 with other features, whose description is then made to look right."""
+  """cifar10 with other features; tests give its records a description of cifar10."""
 
   name = "cifar10"
   shape, num_classes = (32, 32, 3), 10
@@ -285,7 +300,7 @@ class Odd(cifar.Cifar10, skip_registration=True):
 
 
 def prepare_odd(folder, pixels, **attributes):
-  """Replaces the prepared records by those of a builder with other features."""
+  """Replaces the prepared records with those of a builder with other features."""
   kind = types.new_class(
     "Odd",
     (Odd,),
@@ -324,10 +339,10 @@ def test_cifar100_under_cifar10s_name_is_refused(folder, pixels):
   source = prepare_odd(folder, pixels, num_classes=100)
   for path in source.iterdir():
     shutil.copy(path, folder / path.name)
-  refused("classes = 100, needed is 10")
+  refused("classes = 100, but it must be 10")
 
 
-def test_tfrecord_gets_one_line_and_array_record_beside_it_is_read(folder):
+def test_tfrecord_is_refused_unless_array_record_exists_as_well(folder):
   edit(folder / "dataset_info.json", lambda info: info.update(fileFormat="tfrecord"))
   message = refused("tfds convert_format")
   assert f"--dataset_version_dir={folder} --out_file_format=array_record" in message

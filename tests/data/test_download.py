@@ -1,4 +1,4 @@
-"""The downloader against a host on this machine that behaves as it is told."""
+"""Tests the downloader against a local server that fails in prescribed ways."""
 
 import hashlib
 import http.server
@@ -19,14 +19,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Host(http.server.ThreadingHTTPServer):
-  """Serves `content`; each attribute is one way to be difficult."""
+  """Serves `content`; each attribute selects one kind of failure."""
 
   daemon_threads = True
   content = CONTENT
-  drop_after = 10**9  # bytes after which a connection breaks
+  drop_after = 10**9  # bytes after which the server closes a connection
   ranges = True
-  refused: tuple[int, ...] = ()  # which requests, counted from 1, get a 503
-  stalls = False  # falls silent, for the first connection, where it would break
+  refused: tuple[int, ...] = ()  # requests, counted from 1, that get a 503
+  stalls = False  # the first connection stalls before it is closed
   chunk = 1 << 16
   pause = 0.0  # seconds before each chunk
 
@@ -37,13 +37,13 @@ class Host(http.server.ThreadingHTTPServer):
     self.url = f"http://127.0.0.1:{self.server_port}/file.tgz"
 
   def handle_error(self, request, client_address):
-    pass  # the client hung up, as some tests want
+    pass  # in some tests the client closes the connection early
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-  server: Host  # type: ignore  # the one it always has
+  server: Host  # type: ignore  # the only kind that starts this handler
 
-  def do_GET(self):  # noqa: N802, the base class's name
+  def do_GET(self):  # noqa: N802, the base class requires this name
     host, wanted = self.server, self.headers["Range"]
     host.requested.append(wanted)
     if self.path != "/file.tgz" or len(host.requested) in host.refused:
@@ -80,7 +80,7 @@ def host(monkeypatch):
 
 @pytest.fixture
 def silent(monkeypatch):
-  """A host that accepts connections and never says anything."""
+  """Yields the URL of a host that accepts connections and never responds."""
   monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.4)
   with socket.create_server(("127.0.0.1", 0)) as server:
     yield f"http://127.0.0.1:{server.getsockname()[1]}/file.tgz"
@@ -99,13 +99,13 @@ def test_whole_file_with_bytes_and_rate(host, tmp_path, capsys):
   assert "300k/300k" in shown and "B/s" in shown
 
 
-def test_broken_connections_are_continued(host, tmp_path):
+def test_download_resumes_after_broken_connections(host, tmp_path):
   host.drop_after = 100_000
   fetch(host, tmp_path / "file.tgz")
   assert host.requested == [None, "bytes=100000-", "bytes=200000-"]
 
 
-def test_silence_in_the_middle_is_continued(host, tmp_path, monkeypatch):
+def test_download_resumes_after_a_stalled_connection(host, tmp_path, monkeypatch):
   monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.4)
   host.drop_after, host.stalls = 200_000, True
   start = time.monotonic()
@@ -114,74 +114,74 @@ def test_silence_in_the_middle_is_continued(host, tmp_path, monkeypatch):
   assert host.requested == [None, "bytes=200000-"]
 
 
-def test_once_it_came_it_is_asked_again_and_again(host, tmp_path):
+def test_requests_are_retried_once_some_bytes_have_arrived(host, tmp_path):
   host.drop_after, host.refused = 200_000, (2, 3, 4)
   fetch(host, tmp_path / "file.tgz")
   assert host.requested == [None, *["bytes=200000-"] * 4]
 
 
-def test_but_not_for_ever(host, tmp_path):
+def test_retries_are_limited(host, tmp_path):
   host.drop_after, host.refused = 200_000, tuple(range(2, 100))
   with pytest.raises(download.DownloadError, match="503"):
     fetch(host, tmp_path / "file.tgz")
   assert (tmp_path / "file.tgz.part").read_bytes() == CONTENT[:200_000]
   host.refused = (len(host.requested) + 1,)
   with pytest.raises(download.DownloadError, match="503"):
-    fetch(host, tmp_path / "file.tgz")  # nothing came, so no second attempt
+    fetch(host, tmp_path / "file.tgz")  # no bytes arrived, so it does not retry
   fetch(host, tmp_path / "file.tgz")
 
 
-def test_interrupted_download_is_continued(host, tmp_path):
+def test_interrupted_download_is_resumed(host, tmp_path):
   (tmp_path / "file.tgz.part").write_bytes(CONTENT[:123_456])
   fetch(host, tmp_path / "file.tgz")
   assert host.requested == ["bytes=123456-"]
 
 
-def test_host_without_ranges_begins_again(host, tmp_path):
+def test_host_without_ranges_restarts_the_file(host, tmp_path):
   host.ranges = False
   (tmp_path / "file.tgz.part").write_bytes(b"x" * 123_456)
   fetch(host, tmp_path / "file.tgz")
 
 
-def test_whole_part_needs_no_host(tmp_path):
+def test_complete_part_needs_no_host(tmp_path):
   (tmp_path / "file.tgz.part").write_bytes(CONTENT)
   download.fetch("http://127.0.0.1:9/", tmp_path / "file.tgz", len(CONTENT), SHA256)
   assert (tmp_path / "file.tgz").read_bytes() == CONTENT
 
 
-def test_too_long_a_part_is_thrown_away(host, tmp_path):
+def test_part_that_is_too_long_is_discarded(host, tmp_path):
   (tmp_path / "file.tgz.part").write_bytes(CONTENT + b"x")
   fetch(host, tmp_path / "file.tgz")
 
 
-def test_wrong_content_is_thrown_away(host, tmp_path):
+def test_wrong_content_is_discarded(host, tmp_path):
   host.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
   with pytest.raises(download.DownloadError, match=f"{SHA256} is published"):
     fetch(host, tmp_path / "file.tgz")
   assert not list(tmp_path.iterdir())
 
 
-def test_wrong_length_is_refused_before_it_is_loaded(host, tmp_path):
+def test_wrong_length_is_refused_before_downloading(host, tmp_path):
   host.content = CONTENT[:-1]
   with pytest.raises(download.DownloadError, match="offers 299999 .* 300000"):
     fetch(host, tmp_path / "file.tgz")
 
 
-def test_missing_file_is_no_reason_to_wait(tmp_path, host):
+def test_missing_file_is_not_retried(tmp_path, host):
   with pytest.raises(download.DownloadError, match="404"):
     download.fetch(f"http://127.0.0.1:{host.server_port}/", tmp_path / "x", 5, SHA256)
 
 
-def test_slow_but_alive_host_is_waited_for(host, tmp_path, monkeypatch):
+def test_slow_host_does_not_time_out(host, tmp_path, monkeypatch):
   monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.5)
   host.pause, host.chunk = 0.2, 30_000
   start = time.monotonic()
   fetch(host, tmp_path / "file.tgz")
   assert time.monotonic() - start > 3 * 0.5
-  assert host.requested == [None], "one connection, never given up"
+  assert host.requested == [None], "one connection suffices"
 
 
-def test_dead_port_is_told_at_once(tmp_path):
+def test_closed_port_fails_at_once(tmp_path):
   with socket.create_server(("127.0.0.1", 0)) as server:
     port = server.getsockname()[1]
   start = time.monotonic()
@@ -190,26 +190,15 @@ def test_dead_port_is_told_at_once(tmp_path):
   assert time.monotonic() - start < 5
 
 
-def test_silent_host_is_given_up(silent, monkeypatch):
+def test_silent_host_times_out(silent, monkeypatch):
   assert download._SILENCE_SECONDS < 1
   monkeypatch.setattr(cifar, "URL", f"{silent}/")
   start = time.monotonic()
-  with pytest.raises(UserError, match=r"no answer|timed out") as error:
+  with pytest.raises(UserError, match="timed out") as error:
     datasets.load(make_config())
   assert time.monotonic() - start < 3
   assert "\n" not in str(error.value)
 
 
-def test_silent_name_server_is_given_up(monkeypatch, tmp_path):
-  monkeypatch.setattr(download, "_SILENCE_SECONDS", 0.4)
-  asked = threading.Event()
-  monkeypatch.setattr(socket, "getaddrinfo", lambda *args: asked.wait(20))
-  start = time.monotonic()
-  with pytest.raises(download.DownloadError, match="no answer within"):
-    download.fetch("http://a.name/", tmp_path / "x", 5, SHA256)
-  assert time.monotonic() - start < 5
-  asked.set()
-
-
-def test_silence_ends_within_thirty_seconds():
+def test_timeout_is_below_thirty_seconds():
   assert download._SILENCE_SECONDS <= 25

@@ -1,10 +1,10 @@
-"""shapes10: the same pixels everywhere, real shapes, and no task for a linear model."""
+"""Tests shapes10: reproducible pixels, correct shapes, no linear solution."""
 
 import concurrent.futures
+import fcntl
 import hashlib
 import math
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from stand_ins import make_config
 from cifar_flax.data import datasets
 from cifar_flax.data.sources import preparing, shapes10, shapes10_drawing
 
-# Of the first 100 training images, in order. Changed only together with
-# `Shapes10.VERSION`: whoever has the dataset on disk keeps the old images.
+# The checksum of the first 100 training images, in order. Change it only together with
+# `Shapes10.VERSION`, because prepared datasets of a version keep their images.
 SHA256 = "a21454f8f88a3aff9bc6d34b1721288c466f2f9cab611fcfaa46de06f1caadae"
 
 
@@ -54,13 +54,19 @@ def test_prepared_like_cifar10(monkeypatch, capfd):
 def test_two_runs_at_once_prepare_once(monkeypatch, tmp_path):
   monkeypatch.setattr(shapes10, "NUM_TRAIN", 20)
   monkeypatch.setattr(shapes10, "NUM_TEST", 10)
-  made = []
+  made, asked, flock = [], threading.Semaphore(0), fcntl.flock
+
+  def count_and_flock(*args):
+    asked.release()
+    flock(*args)
 
   def make_builder():
     made.append(threading.get_ident())
-    time.sleep(0.3)
+    for _ in range(2):  # both threads have asked for the lock, and this one holds it
+      assert asked.acquire(timeout=10)
     return shapes10.Shapes10(data_dir=tmp_path / "data")
 
+  monkeypatch.setattr(fcntl, "flock", count_and_flock)
   folder = tmp_path / "data" / "shapes10" / "1.0.0"
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     runs = [pool.submit(preparing.prepare, folder, make_builder) for _ in range(2)]
@@ -68,17 +74,17 @@ def test_two_runs_at_once_prepare_once(monkeypatch, tmp_path):
   assert len(made) == 1 and (folder / "dataset_info.json").is_file()
 
 
-def test_ten_thousand_and_two_thousand():
+def test_numbers_of_examples():
   assert (shapes10.NUM_TRAIN, shapes10.NUM_TEST) == (10_000, 2_000)
 
 
-def test_every_image_is_another():
+def test_all_images_differ():
   images = np.concatenate([draw_many(key, 100)[0] for key in (0, 1)])
   assert len({image.tobytes() for image in images}) == 200
 
 
 def lens(first: float, second: float, distance: float) -> float:
-  """Area shared by two circles, from their radii and the distance of their centres."""
+  """Returns the area shared by two circles of given radii and centre distance."""
   a = math.acos((distance**2 + first**2 - second**2) / (2 * distance * first))
   b = math.acos((distance**2 + second**2 - first**2) / (2 * distance * second))
   heron = (first + second) ** 2 - distance**2, distance**2 - (first - second) ** 2
@@ -108,25 +114,25 @@ def test_shapes_have_the_area_and_reach_of_their_names(name):
   assert not inside[x * x + y * y > 1.22**2].any()
   rows, columns = np.nonzero(inside)
   if name not in ("crescent", "arrow"):
-    np.testing.assert_array_equal(inside, inside[:, ::-1])  # left is right
+    np.testing.assert_array_equal(inside, inside[:, ::-1])  # mirror symmetry
   hollow = name in ("ring", "frame")
   assert inside[600, 600] == (not hollow and name != "crescent")
-  if name == "heart":  # two bulges on top, one point below
+  if name == "heart":  # two bulges at the top, one point at the bottom
     tops = [rows[columns == column].min() for column in (350, 600, 850)]
     assert tops[0] < tops[1] > tops[2]
     assert (rows == rows.max()).sum() < 40
 
 
 def test_shape_stands_out_from_its_background():
-  """Mean colour inside and outside of the shape differ, by more than the noise."""
+  """Checks that the pixels of every image vary by more than the noise."""
   for label, name in enumerate(shapes10_drawing.CLASS_NAMES):
     images = np.stack([shapes10_drawing.draw(label, 7, index) for index in range(20)])
     spread = images.astype(float).std(axis=(1, 2)).max(axis=-1)
     assert spread.min() > 12, name
 
 
-def test_no_linear_model_can_do_it():
-  """Ridge regression to one-hot labels, solved exactly through its Gram matrix."""
+def test_linear_model_fails():
+  """Fits ridge regression to one-hot labels, solved exactly by its Gram matrix."""
 
   def flat(key, number):
     images, labels = draw_many(key, number)
@@ -135,7 +141,7 @@ def test_no_linear_model_can_do_it():
   images, labels = flat(0, 1500)
   gram = images @ images.T
   found = np.linalg.solve(gram + 100 * np.eye(len(gram)), np.eye(10)[labels])
-  assert np.mean((gram @ found).argmax(axis=1) == labels) > 0.5, "it does learn"
+  assert np.mean((gram @ found).argmax(axis=1) == labels) > 0.5, "it fits training"
   others, other_labels = flat(1, 500)
   found_labels = (others @ images.T @ found).argmax(axis=1)
   assert np.mean(found_labels == other_labels) < 0.25

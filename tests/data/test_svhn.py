@@ -1,4 +1,4 @@
-"""svhn_cropped from stand-ins of its files, and TFDS's own builder as the judge."""
+"""Tests svhn_cropped on small files, with TFDS's own builder as the reference."""
 
 import hashlib
 import shutil
@@ -19,7 +19,7 @@ SIZES = {"train": 12, "test": 8, "extra": 5}
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-  """The three files with random digits, published in the place of the official ones."""
+  """Three files with random digits, registered as the official ones."""
   rng = np.random.default_rng(0)
   folder = tmp_path / "files"
   folder.mkdir()
@@ -39,19 +39,19 @@ def svhn_config(**values):
   return make_config(dataset="svhn_cropped", **values)
 
 
-def test_files_become_the_images_in_them(files):
+def test_loaded_images_are_those_of_the_files(files):
   folder, content = files
   dataset = datasets.load(svhn_config(archive=str(folder)))
   np.testing.assert_array_equal(dataset.train.images, content["train"][0])
   np.testing.assert_array_equal(dataset.eval.images, content["test"][0])
-  # "10" is the digit 0.
+  # The files label the digit 0 as 10.
   assert dataset.train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
   assert dataset.info.class_names == tuple("0123456789")
   total = sum(size for size, _ in svhn.PUBLISHED.values())
   assert dataset.info.download_size == total
 
 
-def test_what_is_extra_is_read_where_it_is_asked_for(files, monkeypatch):
+def test_extra_is_decoded_only_if_a_split_string_names_it(files, monkeypatch, caplog):
   folder, content = files
   read, decoded = datasets.records.read, []
 
@@ -72,10 +72,11 @@ def test_what_is_extra_is_read_where_it_is_asked_for(files, monkeypatch):
     ["test", "train"],
     ["extra", "test", "train"],
   ]
+  assert not caplog.records, "each set of splits has a cache file of its own"
 
 
-def test_ours_is_what_tfds_own_builder_writes(files, tmp_path, monkeypatch):
-  """TFDS's builder, with what imports TensorFlow replaced, as the judge."""
+def test_our_builder_writes_what_tfds_own_builder_writes(files, tmp_path, monkeypatch):
+  """Compares with TFDS's builder, after replacing what imports TensorFlow in it."""
   folder, _ = files
   datasets.load(svhn_config(archive=str(folder), data_dir=str(tmp_path / "a")))
   kind = tfds.builder_cls("svhn_cropped")
@@ -132,7 +133,7 @@ def test_a_file_that_is_not_the_official_one_is_refused(files):
     datasets.load(svhn_config(archive=str(folder)))
 
 
-def test_without_network_the_ways_out(monkeypatch):
+def test_error_without_network_names_the_alternatives(monkeypatch):
   def fail(*args):
     raise download.DownloadError("no route to host")
 

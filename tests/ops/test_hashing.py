@@ -52,8 +52,9 @@ def test_golden_values_of_the_draws_hold_runs_together():
 def draws():
   """Values that a run draws, by what for, of the same seed and small counters."""
   index = np.arange(2000)
-  found = {"order": [ops.hash_uint32(ops.Purpose.EPOCH_ORDER, 0, e, index)
-                     for e in range(3)]}  # fmt: skip
+  found = {
+    "order": [ops.hash_uint32(ops.Purpose.EPOCH_ORDER, 0, e, index) for e in range(3)]
+  }
   keys = [ops.example_keys(0, step, index) for step in range(3)]
   found["keys"] = keys
   for purpose in list(ops.Purpose)[2:9]:

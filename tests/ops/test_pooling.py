@@ -69,5 +69,5 @@ def test_survives_transformations(transform):
 
 
 def test_select_names_what_it_knows():
-  with pytest.raises(ValueError, match="'fastest' are unknown: choose 'fast' or 'lax'"):
+  with pytest.raises(ValueError, match="operations 'fastest': choose 'fast' or 'lax'"):
     ops.select("fastest")

@@ -60,7 +60,7 @@ def run_config():
 
 
 class StopAt:
-  """A `stopping.Watch` that asks to stop after some calls to the devices."""
+  """A `signals.Watch` that asks to stop after some calls to the devices."""
 
   def __init__(self, calls):
     self.left = calls

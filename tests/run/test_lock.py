@@ -12,7 +12,7 @@ from cifar_flax.run import lock
 
 HOLD = """
 import pathlib, sys, time
-from cifar_flax import run_lock
+from cifar_flax.run import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   time.sleep(60)
@@ -61,7 +61,7 @@ def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(tmp_path, age
     with lock.hold(tmp_path):
       pass
   else:
-    with pytest.raises(UserError, match=f"process 7 on elsewhere .* life {age}"):
+    with pytest.raises(UserError, match=f"process 7 on elsewhere .* was {age} s"):
       lock.check(tmp_path)
 
 

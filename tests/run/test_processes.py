@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +14,14 @@ import pytest
 from cifar_flax.run import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
-GO_ON = "start the same commands again, they go on from the newest checkpoint"
+HINT = "rerun the same commands to resume from the newest checkpoint"
 
 
 def start(work):
   """A process that is supervised, and tells its number before it works."""
   program = f"""
     import os, signal, sys, time
-    from cifar_flax import distributed
+    from cifar_flax.run import processes
     processes.supervise()
     print(os.getpid(), flush=True)
     {work}
@@ -31,7 +32,23 @@ def start(work):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    process_group=0,
   )
+
+
+def wait_for_handlers(process):
+  """Waits until the parent catches SIGTERM, the last signal that it gets a handler for.
+
+  Python itself catches SIGINT from its start, and not SIGTERM.
+  """
+  deadline = time.monotonic() + 10
+  status = pathlib.Path(f"/proc/{process.pid}/status")
+  while time.monotonic() < deadline:
+    (mask,) = re.findall(r"SigCgt:\s*(\w+)", status.read_text())
+    if int(mask, 16) >> (signal.SIGTERM - 1) & 1:
+      return
+    time.sleep(0.01)
+  raise AssertionError("the parent has no handler for SIGTERM")
 
 
 def end(process):
@@ -58,11 +75,15 @@ def gone(process):
     ("sys.exit(0)", 0, ""),
     ("sys.exit('refused')", 1, "refused"),
     ("os._exit(143)", 143, ""),
-    ("os.abort()", 1, processes.loss("JAX aborted this one; it says above why")),
+    (
+      "os.abort()",
+      1,
+      processes.lost_process_message("JAX aborted this one; see its message above"),
+    ),
     (
       "os.kill(os.getpid(), 9)",
       137,
-      f"error: this process was ended by SIGKILL; {GO_ON}",
+      f"error: this process was killed by SIGKILL; {HINT}",
     ),
   ],
 )
@@ -70,28 +91,48 @@ def test_it_leaves_with_the_same_code_and_says_why(work, code, last):
   assert end(start(work))[:2] == (code, last)
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@LINUX
+@pytest.mark.parametrize(
+  ("number", "other"),
+  [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
+)
+def test_a_signal_to_the_process_group_reaches_the_child_once(number, other):
+  # The child counts `number`, and leaves with its count at the other signal.
+  work = f"""
+    def count(*_):
+      counted.append(1)
+      print("counted", flush=True)
+    counted = []
+    signal.signal({int(number)}, count)
+    signal.signal({int(other)}, lambda *_: sys.exit(10 + len(counted)))
+    print("ready", flush=True)
+    while True: time.sleep(0.01)"""
+  process = start(textwrap.indent(textwrap.dedent(work), "    ").strip())
+  process.stdout.readline()
+  assert process.stdout.readline() == "ready\n"
+  wait_for_handlers(process)
+  os.killpg(process.pid, number)  # as a terminal does at Ctrl-C
+  assert process.stdout.readline() == "counted\n"
+  process.send_signal(other)
+  process.communicate(timeout=30)
+  assert process.returncode == 11
+
+
+@LINUX
 @pytest.mark.parametrize(
   ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_signals_are_passed_on_once(number, code):
-  # The first is counted, and not a second one.
-  work = f"""
-    count = []
-    signal.signal({int(number)}, lambda *_: count.append(1))
-    print("", end="", flush=True)
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end: time.sleep(0.05)
-    sys.exit(10 + len(count))"""
-  process = start(textwrap.indent(textwrap.dedent(work), "    ").strip())
+def test_a_child_ended_by_a_signal_gives_the_exit_code_of_a_shell(number, code):
+  process = start(
+    f"signal.signal({int(number)}, signal.SIG_DFL); print('ready', flush=True); "
+    "time.sleep(60)"
+  )
   child = process.stdout.readline()
-  time.sleep(0.3)
-  process.send_signal(number)
-  process.communicate(timeout=30)
-  assert process.returncode == 11
-  # Nobody defers it: it ends the child, and the code is a shell's.
-  process = start(f"signal.signal({int(number)}, signal.SIG_DFL); time.sleep(60)")
-  child = process.stdout.readline()
-  time.sleep(0.3)
+  assert process.stdout.readline() == "ready\n"
+  wait_for_handlers(process)
   process.send_signal(number)
   _, error = process.communicate(timeout=30)
   assert (process.returncode, error) == (code, "")
@@ -108,7 +149,7 @@ def test_the_one_that_works_does_not_outlive_the_one_that_waits():
 
 
 def test_why_it_ends_is_said_in_a_line():
-  line = processes.loss("a long\n  reason " + 200 * "x")
+  line = processes.lost_process_message("a long\n  reason " + 200 * "x")
   assert line.startswith("error: another process of this run has ended (a long reason ")
   assert "\n" not in line
-  assert line.endswith("they go on from the newest checkpoint")
+  assert line.endswith("to resume from the newest checkpoint")

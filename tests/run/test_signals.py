@@ -11,7 +11,7 @@ from cifar_flax.run import signals
 
 PROGRAM = """
 import sys, time
-from cifar_flax import stopping
+from cifar_flax.run import signals
 with signals.Watch() as stop:
   if sys.argv[1] == "deferred":
     stop.defer()

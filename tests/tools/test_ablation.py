@@ -1,14 +1,14 @@
-"""What each change brings: which runs are planned, and the table of those made."""
+"""Ablations: the planned runs, and the table of the finished ones."""
 
 import json
 import re
 
 import pytest
-from tests.test_reproduce import FakeMain, summary_of
 
 from cifar_flax import config as config_lib
 from cifar_flax import main
 from cifar_flax.tools import ablation, jobs, report, sweep
+from tests.tools.test_reproduce import FakeMain, summary_of
 
 TUNED, BASE = "configs/net6b_tuned.py", "configs/net6b.py"
 
@@ -19,7 +19,7 @@ def plan(config, base, *flags):
 
 
 def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
-  """Against two configs written down here, value by value."""
+  """Compares the plan with two configs written by hand, value by value."""
   text = "from cifar_flax.config import Config\ndef get_config():\n  c = Config()\n"
   changes = {
     "batch_size": ("32", "128"),
@@ -29,8 +29,8 @@ def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
     "model.batch_norm_momentum": ("0.9", "0.99"),
     "schedule.name": ("'cosine'", "constant"),
     "schedule.warmup_epochs": ("1.0", "0.0"),
-    "eval_every": ("5", None),  # changes nothing that is computed
-    "num_epochs": ("7", None),  # set for all
+    "eval_every": ("5", None),  # does not affect the result
+    "num_epochs": ("7", None),  # overridden in every run
   }
   lines = [f"  c.{key} = {now}\n" for key, (now, _) in changes.items()]
   (tmp_path / "new.py").write_text(text + "".join(lines) + "  return c\n")
@@ -67,37 +67,42 @@ def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    ([f"--ablate={TUNED}"], "net6b_tuned and net6b_tuned differ in nothing$"),
+    ([f"--ablate={TUNED}"], "net6b_tuned and net6b_tuned have no differences$"),
     (["--ablate="], "^error: --ablate='': no such file"),
     (["--ablate=configs/net6b.pt"], "^error: --ablate='configs/net6b.pt'.*net6b.py"),
     ([f"--ablate={BASE}", "--vary=model.convolution"], "not allowed with"),
-    ([f"--ablate={BASE}", "--config.name=x"], "set by the sweep"),
+    ([f"--ablate={BASE}", "--config.name=x"], "the sweep sets this key"),
     (["--ablate=configs/cifar100.py"], "config.data.dataset differs"),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):
+def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
   assert sweep.main([f"--config={TUNED}", *flags]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error.strip()) and error.count("\n") == 1
 
 
-def test_a_difference_that_is_set_for_all_is_none(capsys):
+def test_an_overridden_key_is_not_a_difference(capsys):
   flags = ["--config=configs/net6a.py", "--ablate=configs/net6a_constant.py"]
   assert sweep.main([*flags, "--config.schedule.name=constant"]) == 2
-  message = "net6a_constant and net6a differ in nothing but what --config.KEY sets"
+  message = (
+    "net6a_constant and net6a have no differences, "
+    "ignoring the keys that --config.KEY sets"
+  )
   assert message in capsys.readouterr().err
 
 
-def test_a_config_called_as_one_of_its_runs_is_refused(tmp_path, capsys):
+def test_a_config_with_the_name_of_one_of_its_runs_is_refused(tmp_path, capsys):
   values = config_lib.to_dict(config_lib.load(BASE)) | {"name": "without_all"}
   (tmp_path / "config.json").write_text(json.dumps(values))
   flags = [f"--config={tmp_path / 'config.json'}", f"--ablate={TUNED}"]
   assert sweep.main(flags) == 2
-  assert "a run is called without_all, as the config" in capsys.readouterr().err
+  assert (
+    "the config has the name of one of the runs, without_all" in capsys.readouterr().err
+  )
 
 
-def test_a_base_of_another_folder_has_the_bases_of_that_folder(tmp_path):
-  """Two folders of the same name, whose variants import what the other has as well."""
+def test_configs_in_folders_of_the_same_name_import_their_own_folder(tmp_path):
+  """Two folders of the same name contain modules of the same names."""
   names = []
   for rate in (0.1, 0.2):
     folder = tmp_path / str(rate) / "experiments"
@@ -112,8 +117,8 @@ def test_a_base_of_another_folder_has_the_bases_of_that_folder(tmp_path):
   assert [config_lib.load(name).label_smoothing for name in names] == [0.1, 0.2]
 
 
-def test_what_a_change_brings_is_the_difference_of_equal_seeds(tmp_path):
-  """Figures by hand; a seed counts that both have, a run that is missing is named."""
+def test_the_gain_of_a_change_is_the_difference_of_equal_seeds(tmp_path):
+  """Compares with results by hand; seeds without a partner are ignored."""
   _, planned, _ = plan(TUNED, BASE, "--seeds=3", f"--output={tmp_path}")
   accuracies = {
     "net6b_tuned": (0.70, 0.72, None),
@@ -139,9 +144,7 @@ def test_what_a_change_brings_is_the_difference_of_equal_seeds(tmp_path):
   assert "without_batch_size: batch_size=128, not 64" in table.notes
 
 
-def test_the_table_is_written_and_printed_whatever_the_report_does(
-  tmp_path, monkeypatch, capsys
-):
+def test_the_table_is_written_and_printed(tmp_path, monkeypatch, capsys):
   train_all, start = jobs.train_all, FakeMain(flip_eval_accuracy=0.9)
   monkeypatch.setattr(
     jobs, "train_all", lambda planned, at_once: train_all(planned, start=start)
@@ -152,5 +155,5 @@ def test_the_table_is_written_and_printed_whatever_the_report_does(
   assert sweep.main(flags) == 0
   text = (tmp_path / "ablation.md").read_text()
   assert "| without_schedule | 1 | 80.00 | +0.00 |" in text
-  assert "What each change brings to net6b_tuned" in capsys.readouterr().out
+  assert "Gain of each change in net6b_tuned" in capsys.readouterr().out
   assert len(reported[0]) == 8 + len(["--output", "DIR"])

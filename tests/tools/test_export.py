@@ -1,4 +1,4 @@
-"""What is exported computes the same, in a process that has nothing of this package."""
+"""Exported networks compute the same logits in a process without this package."""
 
 import subprocess
 import sys
@@ -82,13 +82,13 @@ def test_onnx_runs_in_onnx_runtime(run, wanted, tmp_path, capsys):
   assert session.run(["logits"], {"images": IMAGES[:2]})[0].shape == (2, 4)
 
 
-def test_onnx_says_what_it_needs(run, tmp_path, capsys, monkeypatch):
+def test_onnx_without_jax2onnx_names_the_package(run, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "jax2onnx", None)
   code = export.main([f"--workdir={run}", "--format=onnx", f"--output={tmp_path}/x"])
   assert code == 2 and "pip install -e '.[onnx]'" in capsys.readouterr().err
 
 
-def test_npz_holds_all_by_path(run, tmp_path, capsys):
+def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
   path = written(run, tmp_path, capsys, "npz")
   trained = Trained(run)
   every = flatten_dict(trained.variables, sep="/")
@@ -98,7 +98,7 @@ def test_npz_holds_all_by_path(run, tmp_path, capsys):
     assert "batch_stats/stem_norm/mean" in arrays
     for name, array in every.items():
       np.testing.assert_array_equal(arrays[name], array)
-  # As published, with 4 classes for 10 in the last three layers.
+  # The published network, with 4 instead of 10 classes in the last three layers.
   total = 151_404 - 6 * 128 - 6 * 4 - (10 * 49 * 10 - 4 * 49 * 4)
   assert sum(array.size for array in every.values()) == total
 
@@ -113,7 +113,7 @@ def test_npz_holds_all_by_path(run, tmp_path, capsys):
     (["--workdir={run}", "--output=/nowhere/x"], 1, "/nowhere/x: No such file"),
   ],
 )
-def test_mistakes_are_answered_in_a_line(run, argv, code, words, capsys):
+def test_a_mistake_prints_one_line(run, argv, code, words, capsys):
   found = export.main([argument.replace("{run}", str(run)) for argument in argv])
   out, error = capsys.readouterr()
   assert (found, out) == (code, "") and words in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Pictures of every kind, and the same answer as the trainer's for the same pixels."""
+"""Predictions agree with the trainer's; every kind of picture is read or refused."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from cifar_flax import train
 from cifar_flax.data import datasets, pictures
 from cifar_flax.errors import UserError
 from cifar_flax.tools import explain, predict
-from cifar_flax.tools.trained import Trained, likeliest, probabilities
+from cifar_flax.tools.trained import Trained, likeliest, softmax
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -32,7 +32,7 @@ DATASET = datasets.Dataset(
 
 @pytest.fixture(scope="module", params=[0.0, 0.3], ids=["", "moving_average"])
 def run(request, tmp_path_factory):
-  """A run directory and the accuracy that its training reported."""
+  """Trains a run; returns its directory and its summary."""
   values = {"model.name": "uniform", "batch_size": "8", "num_epochs": "3"}
   values |= {"eval_batch_size": "32", "ema_decay": str(request.param)}
   values |= {"schedule.learning_rate": "0.005", "checkpoint.min_seconds": "0"}
@@ -45,7 +45,7 @@ def run(request, tmp_path_factory):
   return workdir, summary
 
 
-def test_the_answers_are_the_trainers(run):
+def test_predictions_are_those_of_the_trainers_evaluation(run):
   workdir, summary = run
   logits = Trained(workdir, "last").logits(DATASET.eval.images)
   assert logits.shape == (70, 3) and logits.dtype == np.float32
@@ -58,9 +58,9 @@ def test_the_answers_are_the_trainers(run):
 
 
 def test_probabilities_and_their_order():
-  chances = probabilities(np.float32([[0, np.log(3), 1000]]))
-  np.testing.assert_allclose(chances, [[0, 0, 1]])
-  np.testing.assert_allclose(probabilities(np.log([[1.0, 3.0]])), [[0.25, 0.75]])
+  probabilities = softmax(np.float32([[0, np.log(3), 1000]]))
+  np.testing.assert_allclose(probabilities, [[0, 0, 1]])
+  np.testing.assert_allclose(softmax(np.log([[1.0, 3.0]])), [[0.25, 0.75]])
   assert likeliest([0.2, 0.5, 0.3], CLASSES, 2) == [("bee", 0.5), ("cow", 0.3)]
 
 
@@ -73,7 +73,9 @@ def folder(tmp_path):
   return tmp_path
 
 
-def test_a_line_each_and_bad_files_named(run, folder, capsys, monkeypatch):
+def test_each_picture_has_a_line_and_bad_files_are_reported(
+  run, folder, capsys, monkeypatch
+):
   listed = io.StringIO(f"{folder}/a.png\n\n{folder}/none.png\n")
   monkeypatch.setattr("sys.stdin", listed)
   code = predict.main(["--workdir", str(run[0]), str(folder), "-", "--top=2"])
@@ -94,25 +96,37 @@ def test_json(run, folder, capsys):
   arguments = ["--workdir", str(run[0]), f"{folder}/a.png", "--format=json"]
   assert predict.main([*arguments, "--checkpoint=last"]) == 0
   answer = json.loads(capsys.readouterr()[0])
-  wanted = probabilities(Trained(run[0], "last").logits(DATASET.eval.images[:1]))[0]
+  wanted = softmax(Trained(run[0], "last").logits(DATASET.eval.images[:1]))[0]
   assert answer["file"] == f"{folder}/a.png"
   found = {item["class"]: item["probability"] for item in answer["classes"]}
   assert found == pytest.approx(dict(zip(CLASSES, wanted, strict=True)), abs=1e-6)
   assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_an_explanation_is_where_the_evidence_is(run, folder):
+def test_grad_cam_by_hand(run, folder):
+  """The logits of `uniform` are the mean of its last feature map over 8x8 pixels.
+
+  The gradient of a logit is therefore 1/64 in its own channel and 0 in the others.
+  """
   trained = Trained(run[0], "last")
-  image = np.zeros((1, 32, 32, 3), np.uint8)
-  image[:, :16, :16] = DATASET.eval.images[0, :16, :16]
-  heat = explain.maps(trained, image, np.zeros(1, int))
-  assert heat.shape[0] == 1 and heat.min() >= 0
-  picture = explain.render(trained, [(folder / "a.png", image[0])], 3)
+  images = DATASET.eval.images[:30]
+  _, state = trained.network.apply(
+    trained.variables, images / np.float32(255), train=False, capture_intermediates=True
+  )
+  features = np.asarray(state["intermediates"]["head"]["__call__"][0])
+  assert features.shape == (30, 8, 8, 3)
+  labels = features.max((1, 2)).argmax(-1)
+  expected = np.maximum(features[np.arange(30), :, :, labels], 0) / 64
+  assert (expected.max((1, 2)) > 0).sum() >= 15 and len(set(labels)) > 1
+  heat = explain.maps(trained, images, labels)
+  assert heat.dtype == np.float32
+  np.testing.assert_allclose(heat, expected, atol=1e-5 * expected.max())
+  picture = explain.render(trained, [(folder / "a.png", images[0])], 3)
   assert Image.open(io.BytesIO(picture)).size == (640, 125)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_mode_of_colour(mode, tmp_path):
+def test_every_colour_mode(mode, tmp_path):
   grey = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32) % 200
   if mode == "I;16":
     image = Image.fromarray(np.uint16(grey) * 257)
@@ -129,7 +143,7 @@ def test_every_mode_of_colour(mode, tmp_path):
     assert np.abs(np.int32(found[..., 0]) - grey).max() <= tolerance
 
 
-def test_transparency_is_white_and_the_middle_is_kept(tmp_path):
+def test_transparency_becomes_white_and_the_middle_is_cropped(tmp_path):
   clear = Image.new("RGBA", (32, 32), (9, 9, 9, 0))
   clear.save(tmp_path / "clear.png")
   assert (pictures.read(tmp_path / "clear.png") == 255).all()
@@ -139,7 +153,7 @@ def test_transparency_is_white_and_the_middle_is_kept(tmp_path):
   assert (pictures.read(tmp_path / "wide.png") == 200).all()
 
 
-def test_a_turned_camera_is_followed(tmp_path):
+def test_the_orientation_of_the_camera_is_applied(tmp_path):
   picture = np.zeros((32, 32, 3), np.uint8)
   picture[:16] = 255
   image = Image.fromarray(picture)
@@ -150,7 +164,7 @@ def test_a_turned_camera_is_followed(tmp_path):
   assert found[:14].max() < 20 and found[18:].min() > 235
 
 
-def test_bombs_damage_and_other_formats_are_refused(tmp_path, monkeypatch):
+def test_too_large_damaged_and_other_pictures_are_refused(tmp_path, monkeypatch):
   Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
   Image.new("RGB", (64, 64)).save(tmp_path / "x.gif")
   (tmp_path / "x.gif").rename(tmp_path / "gif.png")
@@ -168,13 +182,13 @@ def test_bombs_damage_and_other_formats_are_refused(tmp_path, monkeypatch):
   [
     (["a.png"], "--workdir=RUN is missing"),
     (["--workdir=/nowhere", "a.png"], "no run here"),
-    (["--workdir={run}"], "no IMAGE is named"),
+    (["--workdir={run}"], "no IMAGE is given"),
     (["--workdir={run}", "a.png", "--top=0"], "--top=0: must be an integer >= 1"),
     (["--workdir={run}", "a.png", "--format=jso"], "did you mean"),
     (["--workdir={run}", "a.png", "--checkpoint=lst"], "best, last"),
   ],
 )
-def test_mistakes_are_answered_in_a_line(run, argv, words, capsys):
+def test_a_mistake_prints_one_line(run, argv, words, capsys):
   code = predict.main([argument.replace("{run}", str(run[0])) for argument in argv])
   out, error = capsys.readouterr()
   assert (code, out) == (2, "") and words in error and error.count("\n") == 1

@@ -1,13 +1,17 @@
-"""The picture of a data set shows the pixels, and the augmentation of a step."""
+"""The preview shows the stored images and what a training step sees of them."""
 
 import io
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 from cifar_flax import config as config_lib
+from cifar_flax import steps
 from cifar_flax.data import datasets, samples
 from cifar_flax.tools import preview
 
@@ -30,7 +34,7 @@ def test_rows_are_classes_in_the_order_of_the_data(dataset):
   assert names == ["ant", "cow"]
 
 
-def test_the_augmentation_is_that_of_the_training_step(dataset):
+def test_augmentation_flips_whole_images_by_step_and_index(dataset):
   config = config_lib.Config()
   images = dataset.train.images
   numbers = np.arange(6)
@@ -46,7 +50,42 @@ def test_the_augmentation_is_that_of_the_training_step(dataset):
       np.testing.assert_array_equal(new, old[:, ::-1] if turned else old)
   assert 12 < np.sum(flips) < 36  # of 48
   again = samples.augmented(config, images[3:], numbers[3:], 2)
-  np.testing.assert_array_equal(again, seen[2][3:])  # whatever is beside it
+  np.testing.assert_array_equal(again, seen[2][3:])  # in another batch
+
+
+class Recorder:
+  """A linear network that records the images that a training step gives it."""
+
+  def __init__(self):
+    self.seen = []
+
+  def apply(self, variables, x, *, train, example_keys, mutable):
+    jax.debug.callback(lambda x: self.seen.append(np.asarray(x)), x)
+    return x.mean((1, 2)) @ variables["params"]["kernel"], {}
+
+
+def test_the_augmentation_is_that_of_the_training_step(dataset):
+  config = config_lib.Config()
+  config.seed, step = 3, 5
+  config.augmentation = config_lib.Augmentation(
+    zoom=0.15, flip=True, crop_padding=4, cutout=8
+  )
+  network, tx = Recorder(), optax.sgd(0.1)
+  params = {"kernel": jnp.zeros((3, 3))}
+  state = steps.TrainState(
+    jnp.int32(step), params, {}, tx.init(params), {}, steps.Metrics.empty()
+  )
+  numbers = np.int32([5, 0, 3, 2])
+  train_step = steps.make_train_step(config, network, tx, steps_per_epoch=10)
+  train_step = jax.vmap(train_step, in_axes=(None, None, None, 0), axis_name=steps.AXIS)
+  data = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+  train_step(state, *data, numbers[None])
+  jax.effects_barrier()
+  (seen,) = network.seen
+  images = dataset.train.images[numbers]
+  shown = samples.augmented(config, images, numbers, step)
+  assert shown.shape == seen.shape == images.shape and shown.dtype == np.uint8
+  np.testing.assert_allclose(shown, 255 * np.clip(seen, 0, 1), atol=0.51)
 
 
 def test_every_image_is_in_the_picture(dataset):
@@ -54,7 +93,7 @@ def test_every_image_is_in_the_picture(dataset):
   picture = samples.render(config, dataset, columns=3, step=0)
   canvas = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
   pixels = {tuple(color) for color in canvas.reshape(-1, 3)}
-  for image in dataset.train.images[:5]:  # what is drawn, twice as large
+  for image in dataset.train.images[:5]:  # those drawn, enlarged twice
     wanted = {tuple(color) for color in image.reshape(-1, 3)}
     assert len(wanted & pixels) > 0.95 * len(wanted)
 
@@ -76,9 +115,7 @@ def test_the_command_writes_a_file(dataset, monkeypatch, tmp_path, capsys):
     (["--config={net6b}", "--output=/nowhere/a.png"], 1, "/nowhere/a.png: No such"),
   ],
 )
-def test_mistakes_are_answered_in_a_line(
-  argv, code, words, dataset, monkeypatch, capsys
-):
+def test_a_mistake_prints_one_line(argv, code, words, dataset, monkeypatch, capsys):
   monkeypatch.setattr(datasets, "load", lambda config: dataset)
   config = str(ROOT / "configs" / "net6b.py")
   assert (

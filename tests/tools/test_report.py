@@ -1,6 +1,7 @@
-"""Runs beside each other: figures by hand, every part in Markdown, page, pictures."""
+"""Reports: metrics by hand, figures, Markdown and HTML."""
 
 import base64
+import dataclasses
 import json
 import pathlib
 import re
@@ -39,7 +40,7 @@ def data(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-  """Two seeds of one config and one of another."""
+  """Trains two seeds of one config and one seed of another."""
   made = []
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(datasets, "load", lambda config: DATASET)
@@ -57,7 +58,7 @@ def read(workdir):
   return [json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_seeds_become_one_row_and_its_figures_are_the_runs(folders):
+def test_seeds_are_one_row_with_the_mean_and_deviation_of_the_runs(folders):
   found = finished.group([finished.load(folder) for folder in folders])
   assert [[run.workdir.name for run in same] for same in found] == [
     ["p0", "p1"],
@@ -86,7 +87,7 @@ def test_groups_are_named_by_what_differs(folders):
   def runs_of(*changes):
     return [
       [
-        finished.Run(
+        finished.FinishedRun(
           pathlib.Path("x"), config_lib.override(config_lib.Config(), c), [], {}
         )
       ]
@@ -101,45 +102,131 @@ def test_groups_are_named_by_what_differs(folders):
   assert finished.labels(runs_of(*kinds, b)) == ["a, plain", "a, grouped", "b"]
   both = [{**kind, "batch_size": str(n)} for kind in kinds for n in (1, 2)]
   assert finished.labels(runs_of(*both))[3] == "batch_size=2, convolution=grouped"
-  # What does not change what is computed makes no group of its own.
+  # Keys that do not affect the result do not separate groups.
   free = {**a, "seed": "2", "eval_every": "7", "data.data_dir": "/elsewhere"}
   (group,) = finished.group([same[0] for same in runs_of(a, free)])
   assert [run.config.seed for run in group] == [1, 2]
 
 
-def test_labels_of_near_points_stand_on_two_sides():
-  assert plots._sides([1, 1, 5], [10, 9.9, 1]) == [1, -1, 1]
+def test_labels_of_neighbouring_points_are_on_different_sides():
+  assert plots._label_sides([1, 1, 5], [10, 9.9, 1]) == [1, -1, 1]
 
 
-def test_answers_are_counted_by_class(folders):
+def test_predictions_are_counted_by_class(folders):
   group = finished.Group([finished.load(folders[0])])
   matrix = group.confusion()
   assert matrix.sum() == 50
   np.testing.assert_array_equal(matrix.sum(1), np.bincount(DATASET.eval.labels))
   accuracy = read(folders[0])[-1]["eval_accuracy"]
   assert np.trace(matrix) == round(50 * accuracy)
-  for label, line in enumerate(report.of_classes(group)):
-    right = 100 * matrix[label, label] / matrix[label].sum()
-    assert line[:3] == [CLASSES[label], str(matrix[label].sum()), f"{right:.1f}"]
+  for label, line in enumerate(report.class_rows(group)):
+    accuracy = 100 * matrix[label, label] / matrix[label].sum()
+    assert line[:3] == [CLASSES[label], str(matrix[label].sum()), f"{accuracy:.1f}"]
   wrong = group.mistakes(100)
   assert len(wrong) == 50 - np.trace(matrix)
-  sure = group.chances[wrong].max(1)
+  sure = group.probabilities[wrong].max(1)
   assert (np.diff(sure) <= 0).all()
-  assert all(group.chances[i].argmax() != DATASET.eval.labels[i] for i in wrong)
+  assert all(group.probabilities[i].argmax() != DATASET.eval.labels[i] for i in wrong)
 
 
-def test_a_front_is_what_nothing_beats():
+def test_the_pareto_front_by_hand():
   assert plots.pareto([3, 1, 2, 2, 5], [5, 1, 3, 4, 5]) == [1, 3, 0]
 
 
-def test_published_figures_stand_beside_a_published_network(folders):
+def test_a_published_network_is_compared_with_its_published_result(folders):
   run = finished.load(folders[0])
   run.config.name = "net6b"
   group = finished.Group([run])
   cells = dict(zip(report.COLUMNS, report.row(group), strict=True))
   assert cells["published"] == "64.40"  # after two epochs
-  assert finished.Group([run], "net6b, sgd").published is None  # not of another recipe
-  assert plots.curves([group]).startswith(b"\x89PNG")
+  assert finished.Group([run], "net6b, sgd").published is None  # another recipe
+  (line,) = [
+    line
+    for line in plots.curves([group]).axes[0].get_lines()
+    if line.get_label() == "net6b, published"
+  ]
+  np.testing.assert_allclose(np.round(line.get_ydata()[1], 2), 64.40)
+
+
+@pytest.fixture(scope="module")
+def groups(folders):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, "load", lambda config: DATASET)
+    grouped = finished.group([finished.load(folder) for folder in folders])
+    return [finished.Group(same) for same in grouped]
+
+
+def history(folders, name):
+  """Returns a metric of the runs, `[runs, epochs]`."""
+  return np.array([[row[name] for row in read(folder)] for folder in folders])
+
+
+@pytest.fixture
+def uncertain(groups, monkeypatch):
+  """A group whose network is often wrong: random probabilities."""
+  probabilities = np.random.default_rng(0).dirichlet((1, 1, 1), 50)
+  monkeypatch.setattr(groups[0], "probabilities", probabilities)
+  return groups[0]
+
+
+def test_error_bars_are_standard_deviations_over_the_seeds(groups, monkeypatch):
+  runs = [
+    dataclasses.replace(
+      run, rows=[{**row, "eval_accuracy": accuracy} for row in run.rows]
+    )
+    for run, accuracy in zip(groups[0].runs, (0.70, 0.73), strict=True)
+  ]
+  monkeypatch.setattr(groups[0], "runs", runs)
+  mean, deviation = 71.5, np.sqrt(1.5**2 + 1.5**2)  # over n - 1 = 1
+  costs = (groups[0].parameters, groups[0].multiply_adds, None)
+  for axes, cost in zip(plots.costs(groups).axes, costs, strict=True):
+    several, one = (bars.lines[2][0].get_segments()[0] for bars in axes.containers)
+    np.testing.assert_allclose(several[:, 1], [mean - deviation, mean + deviation])
+    assert cost is None or (several[:, 0] == cost).all()
+    assert one[0, 1] == one[1, 1]
+
+
+def test_curves_are_the_means_over_the_seeds(folders, groups):
+  both = (folders[0], folders[2])
+  test, train = (100 * history(both, f"{s}_accuracy") for s in ("eval", "train"))
+  losses = [history(both, f"{s}_loss") for s in ("eval", "train")]
+  panels = plots.curves(groups).axes
+  assert panels[0].get_lines()[0].get_label() == "p"
+  for axes, curves in zip(panels, ([test, train], losses, [train - test]), strict=True):
+    for line, values in zip(axes.get_lines(), curves, strict=False):
+      np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+      np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+  assert np.abs(test - train).max() > 0
+
+
+def test_confusion_has_true_classes_in_rows(uncertain):
+  predicted = uncertain.probabilities.argmax(-1)
+  axes = plots.confusion(uncertain).axes[0]
+  shown = {text.get_position(): float(text.get_text()) for text in axes.texts}
+  for row in range(3):
+    own = predicted[DATASET.eval.labels == row]
+    for column in range(3):
+      share = 100 * (own == column).mean()
+      assert shown.get((column, row), 0) == pytest.approx(share, abs=0.51)
+  assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_mistakes_show_image_true_and_predicted_class(uncertain):
+  panels = [axes for axes in plots.mistakes(uncertain).axes if axes.images]
+  assert len(panels) == 16
+  for axes in panels:
+    pixels = axes.images[0].get_array()
+    (image,) = np.flatnonzero((DATASET.eval.images == pixels).all((1, 2, 3)))
+    true, predicted = axes.get_title().splitlines()
+    likeliest = int(uncertain.probabilities[image].argmax())
+    assert true == CLASSES[DATASET.eval.labels[image]] != CLASSES[likeliest]
+    share = uncertain.probabilities[image, likeliest]
+    assert predicted == f"{CLASSES[likeliest]} {share:.0%}"
+
+
+def test_seconds_are_those_of_all_epochs(folders, groups):
+  seconds = history((folders[0], folders[2]), "seconds").sum(1)
+  assert groups[0].values("seconds") == pytest.approx(list(seconds))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +251,7 @@ def test_markdown_has_tables_and_pictures_that_are_there(written):
     assert (written / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_has_all_inside(written):
+def test_the_page_embeds_the_pictures(written):
   text = (written / "report.html").read_text()
   for name, data in re.findall(
     r'<img alt="(\w+)" src="data:image/png;base64,(.*?)"', text
@@ -186,12 +273,14 @@ def test_a_browser_shows_the_page(written):
   assert b"<h1>Runs</h1>" in done.stdout and done.stdout.count(b"<img") >= 4
 
 
-def test_names_are_text_and_no_markup():
+def test_names_are_escaped_in_html():
   text = report.page([[["<b>a"], ["&c"]], "## <i>d"])
   assert "&lt;b&gt;a" in text and "&amp;c" in text and "<h2>&lt;i&gt;d</h2>" in text
 
 
-def test_what_can_not_be_compared_is_refused(folders, tmp_path, monkeypatch, capsys):
+def test_runs_that_cannot_be_compared_are_refused(
+  folders, tmp_path, monkeypatch, capsys
+):
   with pytest.raises(UserError, match="no finished run here"):
     finished.load(tmp_path)
   same = [finished.load(folders[0]), finished.load(folders[0])]
@@ -203,7 +292,7 @@ def test_what_can_not_be_compared_is_refused(folders, tmp_path, monkeypatch, cap
   with pytest.raises(UserError, match="evaluated on other data"):
     finished.Group(same[:1])
   for argv, words in (
-    ([], "no RUN is named"),
+    ([], "no RUN is given"),
     (["x"], "--output=DIR is missing"),
     ([str(tmp_path), f"--output={tmp_path}"], "no finished run"),
   ):
@@ -212,12 +301,12 @@ def test_what_can_not_be_compared_is_refused(folders, tmp_path, monkeypatch, cap
     assert words in error and error.count("\n") == 1
 
 
-def test_a_folder_that_can_not_be_made_is_named(folders, capsys):
+def test_a_folder_that_cannot_be_created_is_named(folders, capsys):
   assert report.main([str(folders[0]), "--output=/proc/none/here"]) == 1
   assert capsys.readouterr().err.startswith("error: /proc/none/here: ")
 
 
-def test_files_are_where_the_module_says(written):
+def test_the_report_is_written_to_the_output_folder(written):
   assert {path.name for path in pathlib.Path(written).iterdir()} >= {
     "report.md",
     "report.html",

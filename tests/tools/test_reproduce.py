@@ -26,7 +26,7 @@ PARAMETERS = {row.config: row.parameters for row in (
 
 
 def summary_of(config, **changes):
-  """What a run of `config` might have written; every seed has its own accuracy."""
+  """Returns a plausible summary of a run; its accuracy depends on the seed."""
   summary = {
     "name": config.name,
     "network": config.model.name,
@@ -50,7 +50,7 @@ def summary_of(config, **changes):
 
 
 class Ended:
-  """A process that has ended."""
+  """A process that has exited."""
 
   def __init__(self, code):
     self.code = code
@@ -60,13 +60,13 @@ class Ended:
 
 
 class FakeMain:
-  """Takes the place of the training processes; parses their commands in earnest."""
+  """Replaces the training processes; parses their commands with the real parser."""
 
   def __init__(self, codes=None, **changes):
     self.codes, self.changes, self.workdirs = codes or {}, changes, []
 
-  def __call__(self, job, place):
-    assert place is None
+  def __call__(self, job, slot):
+    assert slot is None
     command = job.command
     assert command[:3] == [sys.executable, "-m", "cifar_flax.main"]
     config, workdir, flags = main.parse(command[3:])
@@ -89,7 +89,7 @@ def go(tmp_path, *flags, run=None):
 
 
 def table_of(tmp_path):
-  """The table's cells by config, and the text below it."""
+  """Returns the table's cells by config, and the whole text."""
   text = (tmp_path / "out" / "results.md").read_text()
   rows = [line[2:-2].split(" | ") for line in text.splitlines() if line[:3] == "| `"]
   return {row[0].strip("`"): row[1:] for row in rows}, text
@@ -116,7 +116,7 @@ def test_the_table_has_the_mean_and_the_deviation_by_hand(tmp_path):
   assert code == 0
   assert workdirs == ["net6b/seed0", "net6b/seed1", "net6b/seed2"]
   # Accuracies 80, 81, 84; 90, 92, 94; gaps 10, 11, 10; seconds 100, 110, 120.
-  # Their squared distances from the mean add up to 78/9, 8, 6/9 and 200; over n - 1.
+  # The squared distances from the mean sum to 78/9, 8, 6/9 and 200; divided by n - 1.
   table, text = table_of(tmp_path)
   assert table["net6b"] == [
     "151,404", "50", "3", "85.48", "81.67 ± 2.08", "92.27", "92.00 ± 2.00",
@@ -125,20 +125,20 @@ def test_the_table_has_the_mean_and_the_deviation_by_hand(tmp_path):
   for what in ("2 x ABC accelerator (3 runs)", "jax 9.9.9", "abc123", "170,498,071",
                "the command", "(50,000 images)", "(10,000 images)"):  # fmt: skip
     assert what in text
-  assert "**" not in text  # nothing to warn of
+  assert "**" not in text  # no warnings
   saved = json.loads((tmp_path / "out" / "results.json").read_text())
   ours = saved["configs"][0]["ours"]["test_accuracy"]
   assert ours["mean"] == pytest.approx(statistics.mean([0.80, 0.81, 0.84]))
   assert ours["std"] == pytest.approx(statistics.stdev([0.80, 0.81, 0.84]))
 
 
-def test_tuned_stand_beside_faithful_and_published(tmp_path):
+def test_tuned_configs_are_compared_with_faithful_and_published(tmp_path):
   class Run(FakeMain):
-    def __call__(self, job, place):
+    def __call__(self, job, slot):
       if "tuned" in job.config.name:
         self.changes = {"final_eval_accuracy": 0.90 + 0.01 * job.config.seed}
         self.changes |= {"flip_eval_accuracy": 0.92, "parameters": 151_404}
-      return super().__call__(job, place)
+      return super().__call__(job, slot)
 
   go(tmp_path, "--configs=net6b,net6b_tuned", "--seeds=2", run=Run())
   text = (tmp_path / "out" / "results.md").read_text()
@@ -150,7 +150,7 @@ def test_tuned_stand_beside_faithful_and_published(tmp_path):
     "`net6b`", "151,404", "50", "25", "85.48", "80.50 ± 0.71", "90.50 ± 0.71",
     "92.00 ± 0.00", "6.79", "10.50 ± 0.71", "0.50 ± 0.71", "105 ± 7", "105 ± 7",
   ]  # fmt: skip
-  assert "chosen without the test images" in text
+  assert "was chosen without the test images" in text
   go(tmp_path / "other", "--configs=net6b", "--seeds=1")
   text = (tmp_path / "other" / "out" / "results.md").read_text()
   assert "tuned" not in text
@@ -164,12 +164,12 @@ def test_one_seed_has_no_deviation(tmp_path):
   assert saved["configs"][0]["ours"]["gap"]["std"] is None
 
 
-def test_net6a_as_written_up_stands_beside_nothing(tmp_path):
+def test_net6a_as_described_has_no_published_result(tmp_path):
   go(tmp_path, "--configs=net6a,net6a_constant", "--seeds=1")
   table, text = table_of(tmp_path)
   assert table["net6a"][3::2] == ["-"] * 4
   assert table["net6a_constant"][3::2] == ["84.84", "94.00", "9.16", "2,209"]
-  assert "what ran and was published is `net6a_constant`" in text
+  assert "obtained with the constant rate of `net6a_constant`" in text
 
 
 def test_fewer_epochs_are_compared_at_the_same_epoch_and_marked(tmp_path):
@@ -181,7 +181,7 @@ def test_fewer_epochs_are_compared_at_the_same_epoch_and_marked(tmp_path):
   assert "**Fewer epochs than published**" in text
 
 
-def test_a_finished_run_is_not_made_again_and_a_started_one_is(tmp_path):
+def test_a_finished_run_is_skipped_and_a_started_one_is_resumed(tmp_path):
   flags = ("--configs=net6b", "--seeds=3")
   go(tmp_path, *flags)
   (tmp_path / "out" / "net6b" / "seed1" / "summary.json").unlink()
@@ -203,7 +203,7 @@ def test_a_summary_that_is_short_does_not_count(tmp_path, capsys):
   assert table_of(tmp_path)[0]["net6b"][2:5] == ["0", "85.48", "-"]
 
 
-def test_where_and_how_may_differ_between_two_calls_but_not_what(tmp_path):
+def test_only_keys_that_do_not_affect_the_result_may_differ_between_two_calls(tmp_path):
   flags = ("--configs=net6b", "--seeds=2")
   go(tmp_path, *flags)
   free = ("--config.data.data_dir=/elsewhere", "--config.steps_per_dispatch=7")
@@ -212,7 +212,7 @@ def test_where_and_how_may_differ_between_two_calls_but_not_what(tmp_path):
     go(tmp_path, *flags, "--config.batch_size=64")
 
 
-def test_a_failed_run_takes_no_other_with_it(tmp_path, capsys):
+def test_a_failed_run_does_not_stop_the_others(tmp_path, capsys):
   run = FakeMain({"net6b/seed0": -9})
   code, workdirs = go(tmp_path, "--configs=net6b,net6a", "--seeds=2", run=run)
   assert code == 1
@@ -224,7 +224,7 @@ def test_a_failed_run_takes_no_other_with_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("code", [2, 130])
-def test_a_refused_or_interrupted_run_ends_it(tmp_path, capsys, code):
+def test_no_run_is_started_after_a_user_error_or_interrupt(tmp_path, capsys, code):
   run = FakeMain({"net6b/seed1": code})
   flags = ("--configs=net6b,net6a", "--seeds=2")
   assert go(tmp_path, *flags, run=run) == (code, ["net6b/seed0", "net6b/seed1"])
@@ -234,12 +234,12 @@ def test_a_refused_or_interrupted_run_ends_it(tmp_path, capsys, code):
   assert go(tmp_path, *flags)[1] == ["net6b/seed1", "net6a/seed0", "net6a/seed1"]
 
 
-def test_the_table_is_there_before_a_run_and_after_each(tmp_path):
+def test_the_table_is_written_before_the_first_run_and_after_each(tmp_path):
   seen = []
 
-  def run(job, place):
+  def run(job, slot):
     seen.append(table_of(tmp_path)[0]["net6b"][2])
-    return FakeMain()(job, place)
+    return FakeMain()(job, slot)
 
   run.workdirs = []
   go(tmp_path, "--configs=net6b", "--seeds=3", run=run)
@@ -260,7 +260,7 @@ def test_other_data_are_marked(tmp_path, changes, said):
   assert said in table_of(tmp_path)[1]
 
 
-def test_another_data_set_stands_beside_nothing(tmp_path):
+def test_another_data_set_has_no_published_result(tmp_path):
   go(tmp_path, "--configs=net6b", "--seeds=1", "--config.data.dataset=shapes10")
   assert table_of(tmp_path)[0]["net6b"][3::2] == ["-"] * 4
 
@@ -287,13 +287,13 @@ def test_overrides_reach_every_run(tmp_path):
     (["--frobnicate"], "frobnicate"),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):
+def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
   assert reproduce.main(flags) == 2
   error = capsys.readouterr().err
   assert re.search(message, error) and error.count("\n") == 1
 
 
-def test_mistakes_are_answered_before_jax_is_imported(tmp_path):
+def test_mistakes_are_reported_before_jax_is_imported(tmp_path):
   taken = config_lib.load("configs/net6b.py")
   folder = tmp_path / "net6b" / "seed0"
   folder.mkdir(parents=True)
@@ -315,7 +315,9 @@ def test_mistakes_are_answered_before_jax_is_imported(tmp_path):
   )
   command = [sys.executable, "-c", program, json.dumps(lines)]
   done = subprocess.run(command, capture_output=True, text=True)
-  *found, seconds = done.stdout.split()  # of the processor: others may be using it
+  *found, seconds = (
+    done.stdout.split()
+  )  # of CPU time, because other processes may be busy
   assert found == ["{2}", "set()"], done.stderr
   assert done.stderr.count("error: ") == done.stderr.count("\n") == len(lines)
   assert float(seconds) < 1

@@ -1,4 +1,4 @@
-"""The layers of the networks against what is published, counted by hand and seen."""
+"""Layers, costs and receptive fields against published values and by hand."""
 
 import json
 import pathlib
@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 
 from cifar_flax import config as config_lib
 from cifar_flax import models
-from cifar_flax.tools import structure, summary
+from cifar_flax.tools import drawing, structure, summary
 from cifar_flax.tools.structure import IMAGE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,12 +25,12 @@ def load(name, **changed):
 
 
 def fields(layers, *kinds):
-  found = [layer.reach.field for layer in layers if layer.kind in kinds]
+  found = [layer.receptive_field.size for layer in layers if layer.kind in kinds]
   assert all(rows == columns for rows, columns in found)
   return [rows for rows, _ in found]
 
 
-# Worked out by hand: + (side - 1) * jump for each window, jump doubled by each pool.
+# By hand: each window adds (side - 1) * jump, and each pooling doubles the jump.
 PLAIN = [3, 5, 7, 7, 8, 12, 16, 16, 18, 26, 34, 34, 58]
 
 
@@ -42,23 +43,25 @@ def test_receptive_field_with_dense_layers():
   layers = structure.layers(load("net6a_dense"))
   found = [3, 5, 6, 10, 14, 16, 24, 32, 36]
   assert fields(layers, "Conv", "max_pool") == found
-  assert fields(layers, "Dense") == [44] * 3  # the 2x2 pixels left, 8 apart
+  assert (
+    fields(layers, "Dense") == [44] * 3
+  )  # 36 + (2 - 1) * 8 for 2x2 pixels of jump 8
 
 
 def test_receptive_fields_of_branches_and_what_they_read():
   layers = structure.layers(load("net6b"))
   by_name = {layer.name: (i, layer) for i, layer in enumerate(layers)}
-  assert by_name["block1_conv1/vertical"][1].reach.field == (5, 3)
-  assert by_name["block1_conv1/horizontal"][1].reach.field == (5, 5)
-  assert by_name["block2_conv1/branch_3x3"][1].reach.field == (12, 12)
-  assert by_name["block2_conv1/branch_5x5"][1].reach.field == (16, 16)
-  assert by_name["block3_conv1/dilation_2"][1].reach.field == (34, 34)
-  assert layers[-1].reach.field == (58, 58)
+  assert by_name["block1_conv1/vertical"][1].receptive_field.size == (5, 3)
+  assert by_name["block1_conv1/horizontal"][1].receptive_field.size == (5, 5)
+  assert by_name["block2_conv1/branch_3x3"][1].receptive_field.size == (12, 12)
+  assert by_name["block2_conv1/branch_5x5"][1].receptive_field.size == (16, 16)
+  assert by_name["block3_conv1/dilation_2"][1].receptive_field.size == (34, 34)
+  assert layers[-1].receptive_field.size == (58, 58)
   branches = [by_name[f"block3_conv1/dilation_{rate}"][0] for rate in (1, 2)]
-  assert by_name["block3_conv1_norm"][1].reach.sources == frozenset(branches)
-  (before,) = layers[branches[0]].reach.sources
+  assert by_name["block3_conv1_norm"][1].receptive_field.inputs == frozenset(branches)
+  (before,) = layers[branches[0]].receptive_field.inputs
   assert layers[before].kind == "max_pool"
-  assert layers[0].reach.sources == {IMAGE}
+  assert layers[0].receptive_field.inputs == {IMAGE}
 
 
 def mean_pool(x, window=2):
@@ -76,9 +79,9 @@ def mean_pool(x, window=2):
     for kind in ("grouped", "dilated_branches", "spatially_separable")
   ],
 )
-def test_a_pixel_sees_as_far_as_its_gradient_reaches(name, changed):
-  # Nothing is negative, so that nothing cancels and no ReLU is closed.
-  config = load(name, ops="lax", **changed)  # Winograd's zeros are rounded
+def test_the_receptive_field_is_where_the_gradient_is_not_zero(name, changed):
+  # Weights and pixels are positive: no gradients cancel and every ReLU is active.
+  config = load(name, ops="lax", **changed)  # Winograd's zeros have rounding errors
   network = models.create(config, 10).clone(max_pool=mean_pool)
   image = jnp.ones((1, 32, 32, 3))
   initialise = lambda key: network.init(key, image, train=False)  # noqa: E731
@@ -101,15 +104,15 @@ def test_a_pixel_sees_as_far_as_its_gradient_reaches(name, changed):
   seen = jax.jacrev(middles)(image)[:, 0].sum(-1) > 0
   compared = 0
   for layer, pixels in zip(layers, np.asarray(seen), strict=False):
-    if max(layer.reach.field) <= 16:  # else the border cuts it off
+    if max(layer.receptive_field.size) <= 16:  # larger fields extend beyond the image
       reached = tuple(int(pixels.any(axis).sum()) for axis in (1, 0))
-      assert reached == layer.reach.field, layer.name
+      assert reached == layer.receptive_field.size, layer.name
       compared += 1
   assert compared >= 4
 
 
 def test_multiply_adds_by_hand():
-  # Output pixels * output channels * window * input channels, a line a layer.
+  # Output pixels * output channels * window * input channels, one layer per line.
   by_hand = [
     32 * 32 * 32 * 9 * 3,
     30 * 32 * 64 * 3 * 32,
@@ -131,7 +134,7 @@ def test_multiply_adds_by_hand():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_multiply_adds_are_pytorchs(name):
+def test_multiply_adds_agree_with_pytorch(name):
   torch = pytest.importorskip("torch")
   counter = pytest.importorskip("torch.utils.flop_counter")
   from benchmarks import networks
@@ -173,12 +176,32 @@ def test_prints_a_table_markdown_and_json(capsys):
     line for line in markdown.splitlines() if line.startswith("| layer | type |")
   ]
   assert len(heads) == 1
-  assert markdown.count("\n| ") == 2 + 27 + 1  # head and rule, layers, totals
+  assert markdown.count("\n| ") == 1 + 27 + 1  # head, layers, totals
   _, text, _ = run(capsys, "--format=json")
   content = json.loads(text)
   assert content["totals"]["parameters"] == 151_404
   assert content["layers"][-1]["receptive_field"] == [58, 58]
   assert content["layers"][0]["reads"] == [-1]
+
+
+@pytest.mark.parametrize("name", ["net6a_dense", "net6b"])
+def test_arrows_lead_from_each_input_to_its_layer(name):
+  layers = structure.layers(load(name))
+  (axes,) = drawing.draw(layers, name).axes
+  image, *boxes = (
+    patch.get_bbox() for patch in axes.patches if patch.get_facecolor()[3] > 0
+  )
+  assert len(boxes) == len(layers)
+  arrows = {(a.xyann, a.xy) for a in axes.texts if isinstance(a, Annotation)}
+  expected = set()
+  for layer, target in zip(layers, boxes, strict=True):
+    for number in layer.receptive_field.inputs:
+      source = image if number == IMAGE else boxes[number]
+      assert source.y1 < target.y0  # y points down
+      middles = [(box.x0 + box.x1) / 2 for box in (source, target)]
+      expected.add(((middles[0], source.y1), (middles[1], target.y0)))
+  rounded = lambda pairs: sorted(np.round(np.array(list(pairs)), 6).tolist())  # noqa: E731
+  assert rounded(arrows) == rounded(expected)
 
 
 def test_draws_the_network(tmp_path, capsys):
@@ -197,6 +220,6 @@ def test_draws_the_network(tmp_path, capsys):
     (["--wat"], 2, "--wat"),
   ],
 )
-def test_mistakes_are_answered_in_a_line(argv, code, words, capsys):
+def test_a_mistake_prints_one_line(argv, code, words, capsys):
   found, _, error = run(capsys, *argv)
   assert found == code and words in error and error.count("\n") == 1

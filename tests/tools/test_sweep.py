@@ -1,4 +1,4 @@
-"""Sweeps: what is planned, made, gone on with and reported; several runs at once."""
+"""Sweeps: planning, training, resuming, and several runs at once."""
 
 import json
 import os
@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from tests.test_reproduce import FakeMain
 
 from cifar_flax import config as config_lib
 from cifar_flax import main, registry
 from cifar_flax.errors import UserError
 from cifar_flax.tools import jobs, sweep
+from tests.tools.test_reproduce import FakeMain
 
 QUICK = "configs/quickstart.py"
 
@@ -55,30 +55,30 @@ def test_a_key_without_values_takes_every_name_there_is():
   [
     (["--vary=model.convolutoin=plain"], "no such key.*model.convolution"),
     (["--vary=seed=1,2"], "use --seeds"),
-    (["--vary=name=a,b"], "changes nothing that is computed"),
-    (["--vary=eval_every=1,2"], "changes nothing that is computed"),
-    (["--vary=augmentation.flip=true,1"], "two of the runs would be the same"),
-    (["--vary=schedule.learning_rate=0.1,0.10"], "two of the runs would be the same"),
+    (["--vary=name=a,b"], "does not affect the result"),
+    (["--vary=eval_every=1,2"], "does not affect the result"),
+    (["--vary=augmentation.flip=true,1"], "two of the runs would be identical"),
+    (["--vary=schedule.learning_rate=0.1,0.10"], "two of the runs would be identical"),
     (["--vary=batch_size"], "needs values"),
-    (["--vary=batch_size=64,64"], "two of the runs would be the same"),
+    (["--vary=batch_size=64,64"], "two of the runs would be identical"),
     (["--vary=batch_size=64,"], "a value is empty"),
     (["--vary=batch_size=many"], "batch_size='many'"),
     (["--vary=model.convolution=plain,gruoped"], "gruoped.*grouped"),
     (["--vary=batch_size=1", "--vary=batch_size=2"], "each key once"),
-    (["--vary=batch_size=1", "--config.batch_size=2"], "set by the sweep"),
-    (["--config.seed=1"], "set by the sweep"),
+    (["--vary=batch_size=1", "--config.batch_size=2"], "the sweep sets this key"),
+    (["--config.seed=1"], "the sweep sets this key"),
     (["--seeds=0"], "--seeds=0.*>= 1"),
     (["--at_once=0"], "--at_once=0.*>= 1"),
     (["--frobnicate"], "frobnicate"),
   ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(flags, message, capsys):
+def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
   assert sweep.main([f"--config={QUICK}", *flags]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error) and error.count("\n") == 1
 
 
-def test_mistakes_are_answered_before_jax_is_imported():
+def test_mistakes_are_reported_before_jax_is_imported():
   program = (
     "import sys; from cifar_flax import sweep; code = sweep.main(sys.argv[1:]);"
     "print(code, {'jax', 'numpy'} & set(sys.modules))"
@@ -90,7 +90,7 @@ def test_mistakes_are_answered_before_jax_is_imported():
   assert "--config=FILE is missing" in done.stderr
 
 
-def test_what_is_finished_is_not_made_again_and_another_run_not_overwritten(tmp_path):
+def test_finished_runs_are_skipped_and_different_runs_not_overwritten(tmp_path):
   flags = ("--vary=model.convolution=plain,grouped", f"--output={tmp_path}")
   _, planned, _ = plan(*flags)
   first, second = FakeMain(), FakeMain()
@@ -102,13 +102,13 @@ def test_what_is_finished_is_not_made_again_and_another_run_not_overwritten(tmp_
     plan(*flags, "--config.batch_size=64")
 
 
-def test_a_run_that_is_refused_takes_no_other_with_it(tmp_path, capsys):
+def test_a_failed_run_does_not_stop_the_others(tmp_path, capsys):
   _, planned, _ = plan("--seeds=3", f"--output={tmp_path}")
   run = FakeMain({f"{tmp_path.name}/seed0": 2})
   assert jobs.train_all(planned, start=run) == 1
   assert [name.split("/")[1] for name in run.workdirs] == ["seed0", "seed1", "seed2"]
   assert "seed0: failed with exit code 2" in capsys.readouterr().err
-  run = FakeMain({f"{tmp_path.name}/seed0": 143})  # but one that was told to end does
+  run = FakeMain({f"{tmp_path.name}/seed0": 143})  # a terminated run does
   assert jobs.train_all(planned, start=run) == 143
   assert len(run.workdirs) == 1
 
@@ -120,10 +120,10 @@ def test_a_run_that_is_refused_takes_no_other_with_it(tmp_path, capsys):
     ("net6b", {"num_epochs": 50}, "config.num_epochs=3: .* has finished 4 epochs"),
   ],
 )
-def test_other_epochs_are_refused_now_where_main_would(
+def test_another_number_of_epochs_is_refused_if_main_would_refuse_it(
   config, changes, words, tmp_path
 ):
-  """quickstart's schedule depends on their number, net6b's does not."""
+  """quickstart's schedule depends on the number of epochs, net6b's does not."""
   flags = [f"--output={tmp_path}"] + ["--config.num_epochs=3"] * (config == "net6b")
   before = config_lib.load(f"configs/{config}.py")
   before.num_epochs = changes["num_epochs"]
@@ -135,31 +135,44 @@ def test_other_epochs_are_refused_now_where_main_would(
     plan(*flags, config=f"configs/{config}.py")
 
 
-class Sleeper:
-  """Starts processes that sleep, and looks how many there are at a time."""
+class CountedStarts:
+  """Starts fake processes and records how many of them run at a time.
+
+  A fake process ends when it is polled for the third time.
+  """
 
   def __init__(self):
-    self.running, self.places, self.most = [], [], 0
+    self.running, self.slots, self.most = 0, [], 0
 
-  def __call__(self, job, place):
-    self.places.append(place)
+  def __call__(self, job, slot):
+    self.slots.append(slot)
     FakeMain()(job, None)
-    code = "import time; time.sleep(0.3)"
-    self.running = [p for p in self.running if p.poll() is None]
-    self.running.append(subprocess.Popen([sys.executable, "-c", code]))
-    self.most = max(self.most, len(self.running))
-    return self.running[-1]
+    self.running += 1
+    self.most = max(self.most, self.running)
+    return FakeProcess(self)
 
 
-def test_as_many_as_asked_for_run_beside_each_other(tmp_path):
+class FakeProcess:
+  def __init__(self, starts):
+    self.starts, self.polls = starts, 0
+
+  def poll(self):
+    self.polls += 1
+    if self.polls < 3:
+      return None
+    self.starts.running -= 1
+    return 0
+
+
+def test_as_many_runs_as_asked_for_are_trained_at_once(tmp_path):
   _, planned, _ = plan("--seeds=5", f"--output={tmp_path}")
-  start = Sleeper()
+  start = CountedStarts()
   assert jobs.train_all(planned, at_once=3, start=start) == 0
-  assert start.most == 3 and len(start.places) == 5
-  assert start.places[:3] == [0, 1, 2] and set(start.places) == {0, 1, 2}
+  assert start.most == 3 and len(start.slots) == 5
+  assert start.slots[:3] == [0, 1, 2] and set(start.slots) == {0, 1, 2}
 
 
-def test_each_has_its_accelerator_and_a_log(tmp_path, monkeypatch):
+def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch):
   names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
   code = f"import os; print([os.environ.get(n) for n in {names}])"
   job = jobs.Job(config_lib.Config(), tmp_path / "run", [sys.executable, "-c", code])
@@ -169,26 +182,26 @@ def test_each_has_its_accelerator_and_a_log(tmp_path, monkeypatch):
   assert jobs.start_process(job, 1).wait() == 0
   log = (tmp_path / "run" / "log.txt").read_text()
   assert log == "['1', '1']\n['7', '1']\n"
-  for none in ("", "-1"):  # switched off: not switched on again
+  for none in ("", "-1"):  # all GPUs are hidden and stay hidden
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
-    jobs.check_places(8, os.environ)
-    assert jobs._only(1, os.environ)["CUDA_VISIBLE_DEVICES"] == ""
+    jobs.check_slots(8, os.environ)
+    assert jobs._device_variables(1, os.environ)["CUDA_VISIBLE_DEVICES"] == ""
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-  jobs.check_places(2, os.environ)
-  with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 gives 2"):
-    jobs.check_places(3, os.environ)
-  assert jobs.start_process(job, None).wait() == 0  # says it here, and sees all
+  jobs.check_slots(2, os.environ)
+  with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 lists 2"):
+    jobs.check_slots(3, os.environ)
+  assert jobs.start_process(job, None).wait() == 0  # prints here and sees all devices
   assert (tmp_path / "run" / "log.txt").read_text() == log
 
 
-def test_a_command_runs_as_a_process_of_its_own(tmp_path):
+def test_a_command_runs_in_its_own_process(tmp_path):
   command = [sys.executable, "-c", "import os; os._exit(7)"]
   job = jobs.Job(config_lib.Config(), tmp_path, command)
   assert jobs.start_process(job, None).wait() == 7
   assert jobs.train_all([job]) == 1
 
 
-def test_ctrl_c_leaves_the_runs_time_to_end(tmp_path):
+def test_after_ctrl_c_the_runs_have_time_to_exit(tmp_path):
   script = (
     "import os, pathlib, signal, sys, time\n"
     "try:\n"
@@ -199,7 +212,7 @@ def test_ctrl_c_leaves_the_runs_time_to_end(tmp_path):
   )
   file = tmp_path / "saved"
   command = [sys.executable, "-c", script, str(file)]
-  # A shell ignores Ctrl-C for what it starts in the background, as tests may be.
+  # A shell that starts the tests in the background makes them ignore Ctrl-C.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
@@ -209,14 +222,14 @@ def test_ctrl_c_leaves_the_runs_time_to_end(tmp_path):
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
-  monkeypatch.setattr(jobs, "OWN_WAY", 0.1)
+def test_a_run_that_ignores_ctrl_c_is_terminated(tmp_path, monkeypatch):
+  monkeypatch.setattr(jobs, "SECONDS_AFTER_CTRL_C", 0.1)
   code = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
   job = jobs.Job(config_lib.Config(), tmp_path, [sys.executable, "-c", code])
   started = []
 
-  def start(job, place):
-    started.append(jobs.start_process(job, place))
+  def start(job, slot):
+    started.append(jobs.start_process(job, slot))
     return started[-1]
 
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -228,11 +241,12 @@ def test_a_run_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def test_sigterm_ends_the_runs_and_says_how_to_go_on(tmp_path):
-  """A sweep in a process of its own, whose only run sleeps until it is told to end."""
+def test_sigterm_terminates_the_runs_and_prints_how_to_resume(tmp_path):
+  """The sweep is a process whose only run sleeps until it is terminated."""
   program = (
     "import pathlib, sys\n"
-    "from cifar_flax import config, jobs\n"
+    "from cifar_flax import config\n"
+    "from cifar_flax.tools import jobs\n"
     "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
     "command = [sys.executable, '-c', code]\n"
     "jobs.train_all([jobs.Job(config.Config(), pathlib.Path('run'), command)])\n"
@@ -249,4 +263,4 @@ def test_sigterm_ends_the_runs_and_says_how_to_go_on(tmp_path):
     process.terminate()
     _, error = process.communicate(timeout=20)  # the run holds stdout until it ends
   assert process.returncode == 128 + signal.SIGTERM
-  assert error == "the same command goes on from here\n"
+  assert error == "stopped: rerun the same command to resume\n"

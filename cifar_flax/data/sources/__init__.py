@@ -1,1 +1,1 @@
-"""Where data sets come from: TFDS builders, downloads, archives, folders."""
+"""The sources of datasets: TFDS builders, downloads, archives and folders."""

@@ -1,6 +1,6 @@
-"""Reads the official CIFAR archives, after checking that they are official.
+"""Reads the official CIFAR archives, after checking their size and checksum.
 
-Nothing is ever extracted: members are read by their exact names into memory.
+Nothing is extracted to disk: members are read into memory by their exact names.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from cifar_flax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """What is published about an archive.
+  """The published size and checksum of an archive.
 
   Attributes:
-    dataset: What it holds.
-    kind: `binary` or `python`.
-    size: Bytes.
-    algorithm: Of the checksum, a name in `hashlib`.
-    checksum: Hexadecimal.
+    dataset: The name of the dataset in it.
+    kind: Its format, `binary` or `python`.
+    size: Its size in bytes.
+    algorithm: The checksum's algorithm, as `hashlib` names it.
+    checksum: The checksum, hexadecimal.
   """
 
   dataset: str
@@ -36,8 +36,8 @@ class Published:
   checksum: str
 
 
-# The binary archives' lines are TFDS's own (url_checksums/*.txt); for the python
-# archive https://www.cs.toronto.edu/~kriz/cifar.html publishes an md5 and nothing else.
+# The values for the binary archives are TFDS's own (url_checksums/*.txt). For the
+# python archive, https://www.cs.toronto.edu/~kriz/cifar.html publishes only an md5.
 PUBLISHED = {
   "cifar-10-binary.tar.gz": Published(
     dataset="cifar10",
@@ -64,7 +64,7 @@ PUBLISHED = {
 
 
 def of(dataset: str) -> dict[str, Published]:
-  """The archives of a dataset by name, TFDS's own first."""
+  """Returns a dataset's archives by file name; the first is the one that TFDS uses."""
   return {name: p for name, p in PUBLISHED.items() if p.dataset == dataset}
 
 
@@ -73,10 +73,10 @@ class Contents:
   """The images of an archive in their official order.
 
   Attributes:
-    splits: `train` and `test`: images, uint8 `[n, 32, 32, 3]`, and labels, uint8 `[n]`,
-      by the name of TFDS's feature.
-    class_names: The name of each label, in order, by the name of the feature.
-    downloaded_size: Bytes of the archive.
+    splits: For `train` and `test`, the images, uint8 `[n, 32, 32, 3]`, and a dictionary
+      of labels, uint8 `[n]`, keyed by TFDS's feature name.
+    class_names: For each feature name, the class names in the order of the labels.
+    downloaded_size: The size of the archive in bytes.
   """
 
   splits: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]
@@ -85,7 +85,7 @@ class Contents:
 
 
 def read(path: pathlib.Path, dataset: str) -> Contents:
-  """Returns what an official archive of a dataset holds, binary or python.
+  """Returns the contents of an official archive of a dataset, binary or python.
 
   Raises:
     UserError: the file cannot be read or is not one of the official archives.
@@ -95,14 +95,14 @@ def read(path: pathlib.Path, dataset: str) -> Contents:
       published = _recognise(path, file, dataset)
       file.seek(0)
       splits, class_names = _READERS[dataset, published.kind](file)
-  except UserError:  # which is a ValueError too
+  except UserError:  # it is a ValueError, which the handlers below would wrap
     raise
   except OSError as error:
     raise UserError(f"data.archive={path}: {error.strerror or error}.") from error
   except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
     raise UserError(f"data.archive={path} is damaged ({error}).") from error
   except pickle.UnpicklingError as error:
-    raise UserError(f"data.archive={path} is refused: {error}.") from error
+    raise UserError(f"data.archive={path} is not safe to read: {error}.") from error
   return Contents(splits, class_names, published.size)
 
 
@@ -111,7 +111,7 @@ def _recognise(path: pathlib.Path, file: BinaryIO, dataset: str) -> Published:
   for published in of(dataset).values():
     if published.size == size:
       file.seek(0)
-      # md5 guards against damage here; nobody can forge a second file to a given md5.
+      # An md5 suffices here: no attack makes a second file with the md5 of a given one.
       digest = hashlib.new(published.algorithm, usedforsecurity=False)
       while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -122,29 +122,29 @@ def _recognise(path: pathlib.Path, file: BinaryIO, dataset: str) -> Published:
     for name, published in of(dataset).items()
   )
   raise UserError(
-    f"data.archive={path} ({size} bytes) is not an official archive of {dataset};"
-    f" accepted is {accepted}. Download it again."
+    f"data.archive={path} ({size} bytes) is not an official archive of {dataset}."
+    f" Accepted: {accepted}. Download it again."
   )
 
 
 def _members(file: BinaryIO, folder: str, names: list[str]) -> dict[str, bytes]:
-  """Returns the named files of a folder in the archive, in one pass over it."""
+  """Reads the named files of a folder in the archive, in one pass over the archive."""
   found = {}
   with tarfile.open(fileobj=file, mode="r:gz") as archive:
     for member in archive:
       name = member.name.removeprefix(f"{folder}/")
       if name in names and name != member.name and member.isfile():
         opened = archive.extractfile(member)
-        assert opened is not None, "a regular member can be opened"
+        assert opened is not None, "a regular member can always be opened"
         found[name] = opened.read()
   missing = [name for name in names if name not in found]
   if missing:
-    raise KeyError(f"no {folder}/{missing[0]} in it")
+    raise ValueError(f"it does not contain {folder}/{missing[0]}")
   return found
 
 
 def _images(rows: np.ndarray) -> np.ndarray:
-  """Returns `[n, 32, 32, 3]` from rows of three planes each, red, green and blue."""
+  """Converts rows of a red, a green and a blue plane to images `[n, 32, 32, 3]`."""
   height, width, channels = IMAGE_SHAPE
   return rows.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
 
@@ -163,13 +163,14 @@ def _binary(
   batches: dict[str, list[str]],
   labels: dict[str, str],
 ) -> tuple[_Splits, _Names]:
-  """Reads rows of label bytes and 3072 pixel bytes.
+  """Reads a binary archive, whose rows are label bytes followed by 3072 pixel bytes.
 
   Args:
     file: The archive.
-    folder: In it.
-    batches: The files of each split.
-    labels: The file of its names for each label, in the order of the bytes.
+    folder: The folder in the archive that holds the files.
+    batches: The file names of each split.
+    labels: For each label feature, in the order of the label bytes, the file with its
+      class names.
   """
   names = [name for split in batches.values() for name in split]
   members = _members(file, folder, [*names, *labels.values()])
@@ -195,7 +196,7 @@ def _read_binary_100(file: BinaryIO) -> tuple[_Splits, _Names]:
 
 
 def _read_python(file: BinaryIO) -> tuple[_Splits, _Names]:
-  """Reads pickled dictionaries of `data` and `labels`, written by Python 2."""
+  """Reads a python archive: dictionaries of `data` and `labels` pickled by Python 2."""
   names = [batch for batches in _BATCHES.values() for batch in batches]
   members = _members(file, "cifar-10-batches-py", [*names, "batches.meta"])
   splits: _Splits = {}
@@ -216,12 +217,12 @@ _READERS = {
 
 
 def _dtype(name: bytes, align: int, copy: int) -> np.dtype:
-  # Python 2 wrote 0 and 1, which NumPy 2.4 warns about.
+  # The pickles hold 0 and 1; NumPy 2.4 warns unless these are booleans.
   return np.dtype(name.decode("ascii"), align=bool(align), copy=bool(copy))
 
 
-# All that the official batches name. `_reconstruct` has moved between NumPy's modules;
-# an array itself knows where it is.
+# Every global that the official pickles refer to. `_reconstruct` is taken from an
+# array's `__reduce__`, because its module differs between NumPy versions.
 _ALLOWED = {
   ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
   ("numpy", "ndarray"): np.ndarray,
@@ -230,13 +231,13 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-  """Builds dictionaries, lists, strings, numbers and arrays, and nothing else."""
+  """Unpickles dictionaries, lists, strings, numbers and arrays, and nothing else."""
 
   def find_class(self, module: str, name: str) -> Any:
     try:
       return _ALLOWED[module, name]
     except KeyError:
-      raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}") from None
+      raise pickle.UnpicklingError(f"its pickle refers to {module}.{name}") from None
 
 
 def _unpickle(content: bytes) -> dict[bytes, Any]:

@@ -1,6 +1,6 @@
-"""Prepares TFDS's own cifar10 and cifar100, without TensorFlow.
+"""Prepares TFDS's cifar10 and cifar100 from an official archive, without TensorFlow.
 
-From an official archive that is given, or downloaded.
+The archive is the one that `data.archive` names, or is downloaded.
 """
 
 import pathlib
@@ -18,19 +18,21 @@ URL = "https://www.cs.toronto.edu/~kriz/"
 
 
 class _FromArchive:
-  """TFDS's builder, so its name, version, features, keys and order; our own reader.
+  """Makes TFDS's builders read an archive's contents without TensorFlow.
 
-  TFDS's reader and its PNG encoder import TensorFlow.
+  Name, version, features, keys and order are those of TFDS's builder. Only reading and
+  PNG encoding are replaced, because TFDS's own import TensorFlow.
   """
 
   def __init__(self, contents: archives.Contents, **kwargs: Any):
-    """Takes an official archive's contents, and whatever TFDS's builder takes."""
+    """Takes an archive's contents, and the arguments of TFDS's builder as `kwargs`."""
     self._contents = contents
     super().__init__(**kwargs)
 
   def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
-    # The files are here already. All that TFDS asks of what it hands on to
-    # `_split_generators` is the `downloaded_size` that it writes down.
+    # Nothing is left to download. TFDS passes the download manager to
+    # `_split_generators` and otherwise reads only its `downloaded_size`, which the
+    # contents have as well.
     del args, kwargs
     return self._contents
 
@@ -49,14 +51,14 @@ class _FromArchive:
 
 
 class Cifar10(_FromArchive, cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg, misc]
-  """Ten classes."""
+  """TFDS's cifar10: ten classes."""
 
   name = "cifar10"
   VERSION = cifar.Cifar10.VERSION
 
 
 class Cifar100(_FromArchive, cifar.Cifar100, skip_registration=True):  # type: ignore[call-arg, misc]
-  """A hundred classes, in twenty groups."""
+  """TFDS's cifar100: a hundred classes in twenty groups."""
 
   name = "cifar100"
   VERSION = cifar.Cifar100.VERSION
@@ -66,15 +68,15 @@ _BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
 
 
 def prepare(folder: pathlib.Path, archive: str) -> None:
-  """Prepares `<data_dir>/<name>/<version>` for any user of TFDS.
+  """Prepares cifar10 or cifar100 in a form that any TFDS installation reads.
 
   Args:
-    folder: What to prepare.
-    archive: An official archive to build from; "" downloads it.
+    folder: The folder to write, `<data_dir>/<name>/<version>`.
+    archive: The path of an official archive; "" downloads it.
 
   Raises:
-    UserError: no archive can be had, or it is not official, or the folder cannot be
-      written.
+    UserError: the archive cannot be downloaded or read, or is not an official one, or
+      the folder cannot be written.
   """
   data_dir, name = folder.parents[1], folder.parent.name
 
@@ -86,9 +88,12 @@ def prepare(folder: pathlib.Path, archive: str) -> None:
 
 
 def _download(data_dir: pathlib.Path, name: str) -> pathlib.Path:
-  """Returns the downloaded archive, in the place where TFDS looks for given ones."""
+  """Returns the path of TFDS's archive of a dataset, downloading it if necessary.
+
+  It is kept in the folder where TFDS looks for manual downloads.
+  """
   published = archives.of(name)
-  file, wanted = next(iter(published.items()))  # the binary one
+  file, wanted = next(iter(published.items()))  # the binary archive
   path = data_dir / "downloads" / "manual" / file
   if path.is_file():
     return path
@@ -97,9 +102,9 @@ def _download(data_dir: pathlib.Path, name: str) -> pathlib.Path:
   except download.DownloadError as error:
     raise UserError(
       f"{name} is not prepared in {data_dir}, and {URL}{file} cannot be downloaded"
-      f" ({error}). Try again later (it goes on where it stopped), or take one of three"
-      " ways out: set TFDS_DATA_DIR or data.data_dir to a folder where TFDS has it"
-      f" prepared; set data.archive to a copy of {' or '.join(published)}; or set"
-      " data.dataset=shapes10, which needs no download."
+      f" ({error}). Try again later (the download resumes); or set TFDS_DATA_DIR or"
+      " data.data_dir to a folder where TFDS has prepared it; or set data.archive to a"
+      f" copy of {' or '.join(published)}; or set data.dataset=shapes10, which needs no"
+      " download."
     ) from error
   return path

@@ -1,7 +1,8 @@
-"""Prepares a folder of pictures as a TFDS dataset: `data.dataset=folder:PATH`.
+"""Prepares a folder of pictures as a TFDS dataset, for `data.dataset=folder:PATH`.
 
-PATH/CLASS/picture.png, or PATH/train/CLASS/picture.png and PATH/test/CLASS/picture.png.
-Pictures are PNGs and JPEGs of any size, cut to a square and resized by `pictures.read`.
+The pictures are PATH/CLASS/picture.png, or PATH/train/CLASS/picture.png and
+PATH/test/CLASS/picture.png. They are PNGs and JPEGs of any size, which `pictures.read`
+crops to a square and resizes.
 """
 
 import functools
@@ -22,12 +23,12 @@ _Splits = dict[str, dict[str, list[pathlib.Path]]]  # split, class, pictures
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-  """Pictures of a folder, a class for each folder in it."""
+  """Pictures of a folder, with a class for each of its subfolders."""
 
   VERSION = tfds.core.Version(_VERSION)
 
   def __init__(self, splits: _Splits, **kwargs: Any):
-    """Takes what `find` returns, and whatever TFDS's builder takes."""
+    """Takes what `find` returns, and the arguments of TFDS's builder as `kwargs`."""
     self._splits = splits
     super().__init__(**kwargs)
 
@@ -48,15 +49,15 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
-  """The prepared copy of a folder as it is now, prepared first if there is none.
+  """Returns the prepared copy of a folder's current content, preparing it if necessary.
 
   Args:
-    path: The folder.
-    data_dir: TFDS's data folder, where the copy goes.
+    path: The folder with the pictures.
+    data_dir: TFDS's data folder, in which the copy is prepared.
 
   Raises:
-    UserError: the folder has not the form that is needed, a picture cannot be read, or
-      the copy cannot be written.
+    UserError: the folder does not have the required structure, a picture cannot be
+      read, or the copy cannot be written.
   """
   root = pathlib.Path(path).expanduser()
   splits = find(root)
@@ -70,35 +71,35 @@ def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 
 def find(root: pathlib.Path) -> _Splits:
-  """The pictures of a folder by split and class, both in the order of their names.
+  """Returns the pictures of a folder by split and class, sorted by name.
 
   Raises:
-    UserError: there are none, a class of `test` is not in `train`, or TFDS can't keep
-      a name.
+    UserError: there are fewer than two classes, a class of `test` is not in `train`, or
+      TFDS cannot store a name.
   """
   where = f"data.dataset=folder:{root}"
   try:
-    any(root.iterdir())  # raises if it is no folder
+    any(root.iterdir())  # raises an OSError if it is not a folder
     train, test = _classes(root / "train"), _classes(root / "test")
-    if not train:  # no folders in it that have pictures: a class, or not there
+    if not train:  # PATH/train is absent, or is itself a class
       train, test = _classes(root), {}
   except OSError as error:
     raise UserError(
-      f"{where}: {error.strerror or error}; it must be a folder with a folder of"
+      f"{where}: {error.strerror or error}; it must be a folder with a subfolder of"
       " pictures for each class"
     ) from None
   if len(train) < 2:
     raise UserError(
-      f"{where}: has {len(train)} classes with pictures, at least 2 are needed; it must"
-      " have a folder of PNGs and JPEGs for each class"
+      f"{where}: it has {len(train)} classes with pictures, but needs at least 2; it"
+      " must have a subfolder of PNGs and JPEGs for each class"
     )
   for name in test:
     if name not in train:
-      raise UserError(f"{where}: test has the class {name!r}, train has not")
+      raise UserError(f"{where}: test has the class {name!r}, but train does not")
   for name, paths in (*train.items(), *test.items()):
     for text in (name, *(path.name for path in paths)):
       if not text.isprintable() or name != name.strip():
-        raise UserError(f"{where}: {text!r} is no name that TFDS can keep; rename it")
+        raise UserError(f"{where}: TFDS cannot store the name {text!r}; rename it")
   return {"train": train, "test": test} if test else {"train": train}
 
 
@@ -114,7 +115,7 @@ def _classes(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _state(splits: _Splits) -> str:
-  """A hash of names, sizes and times: another one as soon as a picture changes."""
+  """Returns a hash of the pictures' names, sizes and modification times."""
   digest = hashlib.sha256()
   for split, classes in splits.items():
     for name, paths in classes.items():

@@ -1,4 +1,4 @@
-"""What our TFDS builders share: preparing quietly, alone, and without TensorFlow."""
+"""Helpers of our TFDS builders: PNG encoding, description and locked preparation."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from cifar_flax.errors import UserError
 
 
 def png(image: np.ndarray) -> io.BytesIO:
-  """Returns an image as a PNG file; given an array, TFDS would import TensorFlow."""
+  """Returns an image as a PNG file, because TFDS encodes arrays with TensorFlow."""
   file = io.BytesIO()
   Image.fromarray(image).save(file, "png")
   file.seek(0)
@@ -26,7 +26,7 @@ def png(image: np.ndarray) -> io.BytesIO:
 def describe(
   builder: tfds.core.DatasetBuilder, class_names: Sequence[str]
 ) -> tfds.core.DatasetInfo:
-  """TFDS's description of a dataset of ours: CIFAR-10's features, its own classes."""
+  """Returns a TFDS description with CIFAR-10's features and the given classes."""
   features = tfds.features.FeaturesDict(
     {
       "id": tfds.features.Text(),
@@ -46,12 +46,14 @@ def prepare(
   folder: pathlib.Path,
   make_builder: Callable[[], tfds.core.GeneratorBasedBuilder],
 ) -> None:
-  """Has TFDS write a dataset as array_record, unless another process just did.
+  """Makes TFDS write a dataset as array_record, unless another process has done so.
+
+  A lock file in the data folder admits one process at a time.
 
   Args:
-    folder: `<data_dir>/<name>/<version>`. The data folder is made where only its last
-      part is missing.
-    make_builder: Called once it is this process's turn; it may download.
+    folder: The folder to write, `<data_dir>/<name>/<version>`. `data_dir` is created if
+      its parent exists.
+    make_builder: Returns the builder. It is called with the lock held and may download.
 
   Raises:
     UserError: the folder cannot be written.
@@ -60,11 +62,11 @@ def prepare(
   if not data_dir.parent.is_dir():
     raise UserError(
       f"data.data_dir={data_dir}: its parent folder does not exist. Correct the path,"
-      " or make that folder first."
+      " or create the parent folder first."
     )
   try:
     data_dir.mkdir(exist_ok=True)
-    with _turn(data_dir / f".{name}.lock"):
+    with _locked(data_dir / f".{name}.lock"):
       if (folder / INFO_FILE).is_file():
         return
       builder = make_builder()
@@ -73,14 +75,15 @@ def prepare(
         builder.download_and_prepare(file_format="array_record")
   except OSError as error:
     raise UserError(
-      f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make it"
-      " writable, with twice the size of its files to spare, or set another folder."
+      f"data.data_dir={data_dir}: cannot prepare {name} there ({error}). Make the"
+      " folder writable and free twice the size of the dataset's files, or set another"
+      " folder."
     ) from error
 
 
 @contextlib.contextmanager
-def _turn(path: pathlib.Path) -> Iterator[None]:
-  """Lets one process at a time through; the lock goes with the process."""
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  """Holds an exclusive file lock, which the system releases if the process dies."""
   with path.open("a") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
@@ -88,7 +91,7 @@ def _turn(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Leaves the talking to our builders, who show one bar a split."""
+  """Silences TFDS, because our builders show their own progress bar for each split."""
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):

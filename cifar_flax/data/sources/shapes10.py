@@ -1,7 +1,7 @@
-"""shapes10: a TFDS dataset this project draws itself, so that nothing is downloaded.
+"""Prepares shapes10, a TFDS dataset that this project draws, so nothing is downloaded.
 
-12,000 images of 32x32 pixels in ten classes, with CIFAR-10's features and splits, so
-that whatever runs on one runs on the other. See `drawing` for what they look like.
+It has 12,000 images of 32x32 pixels in ten classes, and CIFAR-10's features and splits,
+so that a run can use either. `shapes10_drawing` describes and draws the images.
 """
 
 import pathlib
@@ -48,6 +48,10 @@ class Shapes10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 def prepare(folder: pathlib.Path, archive: str = "") -> None:
-  """Draws the dataset into `<data_dir>/<name>/<version>`; see `preparing.prepare`."""
-  del archive  # there is none
+  """Draws the dataset into `folder`, `<data_dir>/<name>/<version>`.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  del archive  # shapes10 has none
   preparing.prepare(folder, lambda: Shapes10(data_dir=folder.parents[1]))

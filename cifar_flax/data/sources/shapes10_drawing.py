@@ -1,10 +1,12 @@
 """Draws the images of shapes10: one of ten shapes over a textured background.
 
-Every image is a function of its split and index alone. To be the same on every machine
-and with every library version, it uses PCG64's raw stream, which NumPy promises never
-to change, sines and cosines rounded far above their last digit, and otherwise only
-additions, multiplications, divisions and comparisons of float32, which IEEE 754 defines
-exactly.
+Every image is a function of its split and index alone. It is the same on every machine
+and with every library version, because drawing uses only these operations:
+
+- PCG64's raw stream, which NumPy promises never to change;
+- sines and cosines rounded to 6 decimals, far coarser than their error;
+- additions, multiplications, divisions and comparisons of float32, which IEEE 754
+  defines exactly.
 """
 
 import math
@@ -13,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 SIZE = 32
-_SAMPLES = 3  # per pixel and axis; what is drawn is their mean
+_SAMPLES = 3  # per pixel and axis; a pixel is the mean of its samples
 _SEED = 20261122
 _NUM_SPECKS = 3
 
@@ -41,7 +43,7 @@ def _cosine_sine(turns: float) -> tuple[np.float32, np.float32]:
 
 
 def _regular(points: int, radii: tuple[float, ...]) -> list[tuple[float, float]]:
-  """Returns corners at equal angles, the first on top, their radii taken in turn."""
+  """Returns corners at equal angles, starting at the top and cycling through radii."""
   corners = []
   for index in range(points):
     cosine, sine = _cosine_sine(index / points - 0.25)
@@ -54,7 +56,7 @@ _Inside = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _polygon(corners: list[tuple[float, float]]) -> _Inside:
-  """Returns the test whether a point lies in a polygon, by the even-odd rule."""
+  """Returns a function that tests by the even-odd rule if points are in a polygon."""
   edges = [
     tuple(np.float32(value) for value in (*start, *end))
     for start, end in zip(corners, corners[1:] + corners[:1], strict=True)
@@ -64,7 +66,7 @@ def _polygon(corners: list[tuple[float, float]]) -> _Inside:
     odd = np.zeros(x.shape, bool)
     for start_x, start_y, end_x, end_y in edges:
       if start_y == end_y:
-        continue  # a level edge is never crossed by a level ray
+        continue  # the test rays are horizontal and never cross a horizontal edge
       slope = (end_x - start_x) / (end_y - start_y)
       crosses = (start_y > y) != (end_y > y)
       odd ^= crosses & (x < start_x + slope * (y - start_y))
@@ -87,8 +89,8 @@ def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return bulge * bulge * bulge < x * x * y * y * y
 
 
-# Each tells for points (x to the right, y down) whether they lie in the shape, which
-# fills the disc of radius 1. Their order is the order of the labels.
+# Each function returns whether points (x to the right, y down) lie in the shape, which
+# fills the disc of radius 1. The order of the shapes is the order of the labels.
 SHAPES: dict[str, _Inside] = {
   "circle": lambda x, y: _disc(x, y, 0.9),
   "ring": lambda x, y: _disc(x, y, 0.98) & ~_disc(x, y, 0.58),
@@ -113,8 +115,8 @@ SHAPES: dict[str, _Inside] = {
 }
 CLASS_NAMES = tuple(SHAPES)
 
-# Sample positions in pixels from the middle of the image: rows [samples, 1], columns
-# [1, samples].
+# Sample positions in pixels from the centre of the image: rows `[samples, 1]`, columns
+# `[1, samples]`.
 _STEPS = np.arange(SIZE * _SAMPLES, dtype=np.float32) + np.float32(0.5)
 _STEPS = _STEPS / np.float32(_SAMPLES) - np.float32(SIZE / 2)
 _ROWS, _COLUMNS = _STEPS[:, None], _STEPS[None, :]
@@ -123,13 +125,13 @@ _ROWS, _COLUMNS = _STEPS[:, None], _STEPS[None, :]
 def _turned(
   numbers: _Numbers, centre: np.ndarray, scale: np.ndarray, turns: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns x and y of all samples in a frame moved, scaled and turned at random.
+  """Returns x and y of all samples in a shifted, scaled and randomly rotated frame.
 
   Args:
-    numbers: Where the angle comes from.
-    centre: `[column, row]` of the frame's origin, in pixels from the image's middle.
+    numbers: The random numbers that the angle is drawn from.
+    centre: `[column, row]` of the frame's origin, in pixels from the image's centre.
     scale: Pixels per unit of x and of y.
-    turns: The largest angle, to either side.
+    turns: The largest rotation in either direction, in full turns.
   """
   cosine, sine = _cosine_sine(float(numbers.number(-turns, turns)))
   columns, rows = _COLUMNS - centre[0], _ROWS - centre[1]
@@ -139,7 +141,7 @@ def _turned(
 
 
 def _coverage(mask: np.ndarray) -> np.ndarray:
-  """Returns which part of each pixel a mask of samples covers, `[32, 32, 1]`."""
+  """Returns the fraction of each pixel that a mask of samples covers, `[32, 32, 1]`."""
   counts = mask.astype(np.uint8)
   counts = np.add.reduce([counts[start::_SAMPLES] for start in range(_SAMPLES)])
   counts = np.add.reduce([counts[:, start::_SAMPLES] for start in range(_SAMPLES)])
@@ -147,7 +149,7 @@ def _coverage(mask: np.ndarray) -> np.ndarray:
 
 
 def _at_pixels(samples: np.ndarray) -> np.ndarray:
-  """Returns the samples in the middle of each pixel, `[32, 32, 1]`."""
+  """Returns the central sample of each pixel, `[32, 32, 1]`."""
   return samples[_SAMPLES // 2 :: _SAMPLES, _SAMPLES // 2 :: _SAMPLES, None]
 
 
@@ -156,7 +158,7 @@ def _background(numbers: _Numbers) -> tuple[np.ndarray, np.ndarray]:
   first, last = numbers.uniform(0.05, 0.95, 2, 3)
   x, _ = _turned(numbers, np.zeros(2, np.float32), np.full(2, 36, np.float32))
   canvas = first + np.clip(_at_pixels(x) + np.float32(0.5), 0, 1) * (last - first)
-  # A faint texture: stripes or, where the second coordinate counts as well, checks.
+  # A faint texture of stripes, or of checks if y is used as well.
   x, y = _turned(numbers, np.zeros(2, np.float32), numbers.uniform(3, 8, 2))
   odd = np.floor(x).astype(np.int32)
   if numbers.number(0, 1) < 0.5:
@@ -166,7 +168,7 @@ def _background(numbers: _Numbers) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _far_from(numbers: _Numbers, colours: np.ndarray) -> np.ndarray:
-  """Returns the one of eight random colours that is farthest from all those given."""
+  """Returns the one of eight random colours that is farthest from the given ones."""
   candidates = numbers.uniform(0, 1, 8, 3)
   difference = candidates[:, None, :] - colours[None, :, :]
   red, green, blue = np.moveaxis(difference * difference, -1, 0)
@@ -177,8 +179,8 @@ def draw(label: int, *key: int) -> np.ndarray:
   """Draws one image.
 
   Args:
-    label: Which of `CLASS_NAMES`.
-    *key: What the image's random numbers depend on, beside the label.
+    label: The index of the shape in `CLASS_NAMES`.
+    *key: Integers that seed the image's random numbers, together with the label.
 
   Returns:
     uint8 `[32, 32, 3]`.
@@ -193,9 +195,9 @@ def draw(label: int, *key: int) -> np.ndarray:
   centre = numbers.uniform(-1, 1, 2) * (np.float32(15) - radius)
   x, y = _turned(numbers, centre, radius * numbers.uniform(0.88, 1.12, 2), 1 / 8)
   covered = _coverage(SHAPES[CLASS_NAMES[label]](x, y))
-  light = _at_pixels(x) * numbers.uniform(-0.15, 0.15, 3)  # falls from one side
+  light = _at_pixels(x) * numbers.uniform(-0.15, 0.15, 3)  # a light from one side
   canvas += covered * (_far_from(numbers, colours) + light - canvas)
-  # The sum of two uniform numbers: as good as Gaussian, without a logarithm.
+  # The sum of two uniform numbers approximates a Gaussian without a logarithm.
   noise = numbers.uniform(-1, 1, 2, SIZE, SIZE, 3)
   canvas += numbers.number(0.02, 0.1) * (noise[0] + noise[1])
   return (np.clip(canvas, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)

@@ -1,7 +1,8 @@
-"""Prepares TFDS's own svhn_cropped without TensorFlow, from its files or the network.
+"""Prepares TFDS's svhn_cropped from its official files, without TensorFlow.
 
-Netzer et al. 2011, "Reading digits in natural images with unsupervised feature
-learning": house numbers, 73,257 images to train on, 26,032 to test, 531,131 extra.
+The dataset holds digits of house numbers: 73,257 images to train on, 26,032 to test on
+and 531,131 extra ones. It is by Netzer et al. 2011, "Reading digits in natural images
+with unsupervised feature learning".
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from cifar_flax.data.sources import download, preparing
 from cifar_flax.errors import UserError
 
 URL = "http://ufldl.stanford.edu/housenumbers/"
-# Bytes and sha256, as TFDS registers them.
+# Size in bytes and sha256 of each file, as TFDS registers them.
 PUBLISHED = {
   "train_32x32.mat": (
     182_040_794,
@@ -38,25 +39,25 @@ _Official: Any = tfds.builder_cls("svhn_cropped")
 
 
 class SvhnCropped(_Official, skip_registration=True):  # type: ignore[call-arg, misc]
-  """TFDS's builder, so its name, version, features, keys and order; our own reader."""
+  """TFDS's svhn_cropped builder, with its reader replaced by one without TensorFlow."""
 
   name = "svhn_cropped"
   VERSION = _Official.VERSION
   pkg_dir_path = _Official.pkg_dir_path
 
   def __init__(self, files: Mapping[str, pathlib.Path], **kwargs: Any):
-    """Takes the official files by split, and whatever TFDS's builder takes."""
+    """Takes the official file of each split, and TFDS's arguments as `kwargs`."""
     self._files = files
     super().__init__(**kwargs)
 
   @property
   def downloaded_size(self) -> int:
-    """Bytes of the files."""
+    """The total size of the files in bytes."""
     return sum(path.stat().st_size for path in self._files.values())
 
   def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
     del args, kwargs
-    return self  # all that is asked of it is its `downloaded_size`
+    return self  # TFDS reads only the manager's `downloaded_size`
 
   def _split_generators(self, dl_manager: Any) -> Any:
     del dl_manager
@@ -65,7 +66,7 @@ class SvhnCropped(_Official, skip_registration=True):  # type: ignore[call-arg, 
   def _examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     content = scipy.io.loadmat(self._files[split])
     images = np.moveaxis(content["X"], -1, 0)
-    labels = content["y"].reshape(-1) % 10  # the digit 0 is 10 there
+    labels = content["y"].reshape(-1) % 10  # the files label the digit 0 as 10
     for index in tqdm(range(len(images)), f"encoding {split}", disable=None):
       image = preparing.png(np.ascontiguousarray(images[index]))
       example = {"image": image, "label": int(labels[index])}
@@ -73,15 +74,15 @@ class SvhnCropped(_Official, skip_registration=True):  # type: ignore[call-arg, 
 
 
 def prepare(folder: pathlib.Path, archive: str) -> None:
-  """Prepares `<data_dir>/svhn_cropped/<version>` for any user of TFDS.
+  """Prepares svhn_cropped in a form that any TFDS installation reads.
 
   Args:
-    folder: What to prepare.
-    archive: A folder with the official files; "" downloads them.
+    folder: The folder to write, `<data_dir>/svhn_cropped/<version>`.
+    archive: The path of a folder with the official files; "" downloads them.
 
   Raises:
-    UserError: a file cannot be had, or is not official, or the folder cannot be
-      written.
+    UserError: a file cannot be downloaded or read, or is not the official one, or the
+      folder cannot be written.
   """
   data_dir = folder.parents[1]
   place = pathlib.Path(archive).expanduser() if archive else None
@@ -105,14 +106,14 @@ def _download(path: pathlib.Path) -> None:
   except download.DownloadError as error:
     raise UserError(
       f"svhn_cropped is not prepared in the data folder, and {URL}{path.name} cannot be"
-      f" downloaded ({error}). Try again later (it goes on where it stopped), or set"
-      " TFDS_DATA_DIR or data.data_dir to a folder where TFDS has it prepared, or"
+      f" downloaded ({error}). Try again later (the download resumes); or set"
+      " TFDS_DATA_DIR or data.data_dir to a folder where TFDS has prepared it; or set"
       f" data.archive to a folder with {', '.join(PUBLISHED)}."
     ) from error
 
 
 def _check(path: pathlib.Path) -> None:
-  """Raises UserError for a file that is not the official one."""
+  """Raises a UserError if a file is not the official one."""
   size, checksum = PUBLISHED[path.name]
   try:
     found = path.stat().st_size

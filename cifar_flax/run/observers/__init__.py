@@ -1,9 +1,9 @@
-"""What watches a run: terminal, metrics.jsonl, TensorBoard, pictures, summary."""
+"""Observers of a run: terminal, metrics.jsonl, TensorBoard, curves.png, summary."""
 
 import sys
 from typing import TextIO
 
-from cifar_flax.run.observers.base import Everyone, Observer, Progress, Run
+from cifar_flax.run.observers.base import Observer, ObserverGroup, Progress, Run
 from cifar_flax.run.observers.files import (
   ConfigFile,
   Curves,
@@ -13,17 +13,20 @@ from cifar_flax.run.observers.files import (
 )
 from cifar_flax.run.observers.terminal import FirstStep, PlainLines, ProgressBar
 
-__all__ = ["Everyone", "Observer", "Progress", "Run", "create"]
+__all__ = ["ObserverGroup", "Observer", "Progress", "Run", "create"]
 
 
-def create(stream: TextIO = sys.stderr, began: float | None = None) -> list[Observer]:
-  """All observers of a run.
+def create(
+  stream: TextIO = sys.stderr, start_time: float | None = None
+) -> list[Observer]:
+  """Creates all observers of a run.
 
   Args:
-    stream: gets a bar if it is a terminal, else lines.
-    began: when the program did, by `time.monotonic`, to say how long it took to start.
+    stream: receives a progress bar if it is a terminal, else plain lines.
+    start_time: when the program started, by `time.monotonic`; if given, the time until
+      the first step is printed.
   """
   lines = ProgressBar if stream.isatty() else PlainLines
   files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
-  start = [] if began is None else [FirstStep(stream, began)]
+  start = [] if start_time is None else [FirstStep(stream, start_time)]
   return [*files, *start, lines(stream)]

@@ -1,6 +1,6 @@
-"""What an observer is told.
+"""The interface of observers, which report on a run but cannot change it.
 
-Observers are told what happened and return nothing, so they cannot change a run.
+Their methods receive immutable descriptions of the run and return nothing.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run that is about to start or to go on.
+  """A run that is about to start or to be resumed.
 
   Attributes:
-    config: every number of it.
+    config: its config.
     workdir: its run directory, which exists.
-    history: the rows of the epochs done before a resume; empty on a fresh start.
-    steps_per_epoch: updates an epoch.
-    parameters: of the network, BatchNorm's moving averages included.
-    device: in words.
-    samples: draws training images as they are and augmented, uint8
-      `[height, width, 3]`; takes a second.
+    history: the rows of the epochs before a resume; empty for a new run.
+    steps_per_epoch: updates per epoch.
+    parameters: number of parameters, including BatchNorm's moving averages.
+    device: description of the hardware.
+    samples: returns a picture of original and augmented training images, uint8
+      `[height, width, 3]`; takes about a second.
   """
 
   config: Config
@@ -41,16 +41,16 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """Where a run is within an epoch.
+  """The progress of a run within an epoch.
 
   Attributes:
     phase: "train" or "evaluate".
-    epoch: counted from 1.
-    step: steps of this phase done.
-    steps: steps of this phase.
-    loss: mean of the phase so far.
-    accuracy: mean of the phase so far, 0..1.
-    images_per_second: lately.
+    epoch: number of the epoch, from 1.
+    step: number of steps of this phase that are done.
+    steps: number of steps of this phase in total.
+    loss: mean over the phase so far.
+    accuracy: mean over the phase so far, 0..1.
+    images_per_second: mean over the phase so far.
   """
 
   phase: str
@@ -63,33 +63,34 @@ class Progress:
 
 
 class Observer:
-  """Told what happens; does nothing. `close` is called last, after an error too.
+  """Base class of observers, whose methods are called during a run and do nothing.
 
-  A row is what an epoch left: epoch, step, lr, train_loss, train_accuracy, eval_loss,
-  eval_accuracy, images_per_second, seconds; both eval_ are None without an evaluation.
+  A row describes a finished epoch: epoch, step, lr, train_loss, train_accuracy,
+  eval_loss, eval_accuracy, images_per_second, seconds. Both eval_ values are None for
+  an epoch without an evaluation.
   """
 
   def start(self, run: Run) -> None:
-    """Before the first step."""
+    """Called before the first step."""
 
   def progress(self, progress: Progress) -> None:
-    """Some steps further."""
+    """Called after each dispatch to the devices."""
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """An epoch and its evaluation are done."""
+    """Called after each epoch and its evaluation."""
 
   def finish(self, summary: dict[str, Any]) -> None:
-    """All epochs are done."""
+    """Called after the last epoch."""
 
   def close(self) -> None:
-    """Nothing more will come."""
+    """Called last, even after an error."""
 
 
-class Everyone(Observer):
-  """Tells each of several observers.
+class ObserverGroup(Observer):
+  """Forwards every call to several observers.
 
   Args:
-    observers: told in this order.
+    observers: the observers, called in this order.
   """
 
   def __init__(self, observers: Sequence[Observer]):
@@ -97,28 +98,28 @@ class Everyone(Observer):
     self._started: list[Observer] = []
 
   def start(self, run: Run) -> None:
-    """Starts each; those that were begun are closed later, whatever happens."""
+    """Starts each observer; `close` will close it even if its start fails."""
     for observer in self._observers:
       self._started.append(observer)
       observer.start(run)
 
   def progress(self, progress: Progress) -> None:
-    """Passes it on."""
+    """Forwards the call."""
     for observer in self._observers:
       observer.progress(progress)
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """Passes it on."""
+    """Forwards the call."""
     for observer in self._observers:
       observer.epoch(row)
 
   def finish(self, summary: dict[str, Any]) -> None:
-    """Passes it on."""
+    """Forwards the call."""
     for observer in self._observers:
       observer.finish(summary)
 
   def close(self) -> None:
-    """Closes those that were started, each even if another one fails."""
+    """Closes each started observer, even if closing another one fails."""
     with contextlib.ExitStack() as stack:
       for observer in self._started:
         stack.callback(observer.close)

@@ -1,14 +1,16 @@
-"""The picture of a run: accuracy and loss over its epochs, as PNG bytes."""
+"""Draws a run's accuracy and loss over its epochs."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-TRAIN, EVAL, PUBLISHED, TEXT = "#4c78a8", "#e4572e", "#b3b3b3", "#444444"
+from cifar_flax import figures
+from cifar_flax.figures import COLORS, TEXT
+
+TRAIN, EVAL, *_ = COLORS
+PUBLISHED = "#b3b3b3"
 WIDTH, HEIGHT, DPI = 11.0, 4.5, 110  # inches, inches, pixels an inch
 _COLORS = (("train", TRAIN), ("eval", EVAL))
 
@@ -19,7 +21,7 @@ def render(
   published: Sequence[dict[str, float]] | None = None,
   eval_name: str = "test",
 ) -> bytes:
-  """Draws a run's epochs, and the published curves faintly behind them.
+  """Draws a run's epochs, with the published curves in grey behind them.
 
   Uses Matplotlib's objects and no global state, so that a thread may call it.
 
@@ -37,7 +39,6 @@ def render(
   last = max(rows[-1]["epoch"], 2)
   behind = [row for row in published or () if row["epoch"] <= last]
   figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
-  canvas = FigureCanvasAgg(figure)
   figure.text(0.055, 0.935, title, fontsize=12, fontweight="bold", color=TEXT)
   left, right = figure.subplots(1, 2)
   figure.subplots_adjust(0.055, 0.11, 0.955, 0.83, wspace=0.19)
@@ -52,12 +53,18 @@ def render(
   left.set_ylabel("accuracy, %", color=TEXT)
   right.set_ylabel("loss (cross-entropy)", color=TEXT)
   handles, labels = left.get_legend_handles_labels()
-  figure.legend(handles, labels, ncols=len(labels), loc="upper left", borderaxespad=0,
-                bbox_to_anchor=(0.049, 0.915), frameon=False, fontsize=9.5,
-                labelcolor=TEXT)  # fmt: skip
-  picture = io.BytesIO()
-  canvas.print_png(picture)
-  return picture.getvalue()
+  figure.legend(
+    handles,
+    labels,
+    ncols=len(labels),
+    loc="upper left",
+    borderaxespad=0,
+    bbox_to_anchor=(0.049, 0.915),
+    frameon=False,
+    fontsize=9.5,
+    labelcolor=TEXT,
+  )
+  return figures.png(figure)
 
 
 def _draw_published(axes, rows, what: str, factor: float) -> None:
@@ -66,8 +73,15 @@ def _draw_published(axes, rows, what: str, factor: float) -> None:
   epochs = [row["epoch"] for row in rows]
   for split, name, style in (("train", "training", (0, (4, 2))), ("test", "test", "-")):
     values = [row[f"{split}_{what}"] * factor for row in rows]
-    axes.plot(epochs, values, color=PUBLISHED, ls=style, lw=1.1, zorder=1,
-              label=f"published {name}")  # fmt: skip
+    axes.plot(
+      epochs,
+      values,
+      color=PUBLISHED,
+      ls=style,
+      lw=1.1,
+      zorder=1,
+      label=f"published {name}",
+    )
 
 
 def _draw_run(axes, rows, what: str, factor: float, eval_name: str) -> None:
@@ -76,8 +90,9 @@ def _draw_run(axes, rows, what: str, factor: float, eval_name: str) -> None:
     epochs = [row["epoch"] for row in known]
     values = [row[f"{split}_{what}"] * factor for row in known]
     marker = "o" if len(known) <= 15 else None
-    axes.plot(epochs, values, color=color, lw=1.6, marker=marker, ms=3.5, label=label,
-              zorder=3)  # fmt: skip
+    axes.plot(
+      epochs, values, color=color, lw=1.6, marker=marker, ms=3.5, label=label, zorder=3
+    )
 
 
 def _name_last_values(axes, row, what: str, factor: float, digits: int) -> None:
@@ -85,21 +100,25 @@ def _name_last_values(axes, row, what: str, factor: float, digits: int) -> None:
   values = sorted(
     (value * factor, color) for value, color in found if value is not None
   )
-  # The upper one above its point and the lower below: they can meet, not overlap.
+  # The upper value stands above its point and the lower one below, so that the two
+  # never overlap.
   for (value, color), side in zip(values, ("top", "bottom"), strict=False):
-    axes.annotate(f"{value:.{digits}f}", (row["epoch"], value), xytext=(6, 0),
-                  textcoords="offset points", va=side, color=color, fontsize=10,
-                  fontweight="bold", annotation_clip=False)  # fmt: skip
+    axes.annotate(
+      f"{value:.{digits}f}",
+      (row["epoch"], value),
+      xytext=(6, 0),
+      textcoords="offset points",
+      va=side,
+      color=color,
+      fontsize=10,
+      fontweight="bold",
+      annotation_clip=False,
+    )
 
 
 def _dress(axes, last: int) -> None:
+  figures.dress(axes)
   margin = 0.02 * (last - 1) + 0.05
   axes.set_xlim(1 - margin, last + margin)
   axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True))
   axes.set_xlabel("epoch", color=TEXT)
-  axes.grid(color="#e8e8e8", lw=0.8)
-  axes.set_axisbelow(True)
-  axes.tick_params(colors=TEXT, labelsize=9, length=0)
-  for side, spine in axes.spines.items():
-    spine.set_visible(side in ("left", "bottom"))
-    spine.set_color("#cccccc")

@@ -1,7 +1,8 @@
-"""The files of a run directory, beside its checkpoints.
+"""Observers that write the files of a run directory, except for its checkpoints.
 
-All but TensorBoard's are replaced whole. The checkpoints are the truth about a run: on
-resuming, the files that list epochs are written anew from the checkpoint's rows.
+Files are replaced atomically, except that `metrics.jsonl` and TensorBoard's events are
+appended to after each epoch. The checkpoint determines the state of a run: on resume,
+the files that list epochs are rewritten from the rows in the checkpoint.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
 from cifar_flax import published
-from cifar_flax.run.files import naming, write_atomically
+from cifar_flax.run.files import name_in_errors, write_atomically
 from cifar_flax.run.observers.base import Observer, Run
 
 if TYPE_CHECKING:
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
 
 
 class ConfigFile(Observer):
-  """`config.json`: every number of the run, in a form that `--config` takes."""
+  """Writes `config.json`: the complete config, in the form that `--config` accepts."""
 
   def start(self, run: Run) -> None:
-    """Writes it."""
+    """Writes the file."""
     _write_json(run.workdir / "config.json", config_lib.to_dict(run.config))
 
 
 class SummaryFile(Observer):
-  """`summary.json`: there once a run has reached its last epoch, and only then."""
+  """Writes `summary.json`, which exists only if the run has finished its last epoch."""
 
   def start(self, run: Run) -> None:
-    """Takes away the one of a shorter run that now goes on."""
+    """Deletes the file of a finished run that is resumed with more epochs."""
     self._file = run.workdir / "summary.json"
     self._file.unlink(missing_ok=True)
 
   def finish(self, summary: dict[str, Any]) -> None:
-    """Writes it."""
+    """Writes the file."""
     _write_json(self._file, summary)
 
 
@@ -50,28 +51,28 @@ def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 class MetricsFile(Observer):
-  """`metrics.jsonl`: a line an epoch, complete as soon as the epoch is."""
+  """Writes `metrics.jsonl`: one line per epoch, appended when the epoch is finished."""
 
   def start(self, run: Run) -> None:
-    """Writes the epochs of before, and nothing that the checkpoint does not know."""
+    """Writes the rows in the checkpoint, and drops those of later epochs."""
     self._path = run.workdir / "metrics.jsonl"
     lines = "".join(json.dumps(row) + "\n" for row in run.history)
     write_atomically(self._path, lines.encode())
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """Adds a line."""
-    with naming(self._path), open(self._path, "a") as file:
+    """Appends a line."""
+    with name_in_errors(self._path), open(self._path, "a") as file:
       file.write(json.dumps(row) + "\n")
 
 
 class TensorBoard(Observer):
-  """`events.out.tfevents.*`: accuracy/train, accuracy/eval, loss/train, ... by step.
+  """Writes `events.out.tfevents.*` for TensorBoard: the curves, by step.
 
-  The tab "Custom Scalars" shows training and evaluation in one chart, "HParams" the
-  config, "Images" the data after the first epoch that is made. On resuming, one new
-  file with the epochs of before takes the place of the old ones: nothing doubles.
-  tensorboardX's SummaryWriter would hand its events to a thread, and a run would hang
-  once that thread met a full disk; its file format alone is what is used here.
+  The tab "Custom Scalars" shows training and evaluation in one chart, "HParams" shows
+  the config, and "Images" training images, once the first epoch is finished.
+  On resume, one new file with the earlier epochs replaces the old files, so that no
+  point appears twice. This class uses tensorboardX only for its file format: its
+  SummaryWriter writes in a thread, and a run would hang when the disk is full.
   """
 
   TAGS = {
@@ -89,9 +90,9 @@ class TensorBoard(Observer):
     self._writer = None
 
   def start(self, run: Run) -> None:
-    """Writes the config, the layout of the charts and the epochs of before."""
+    """Writes the config, the layout of the charts and the earlier epochs."""
     self._workdir, self._samples = run.workdir, run.samples
-    with naming(run.workdir):
+    with name_in_errors(run.workdir):
       self._start(run)
 
   def _start(self, run: Run) -> None:
@@ -106,7 +107,7 @@ class TensorBoard(Observer):
       old.unlink()
     self._writer = event_file_writer.EventsWriter(str(run.workdir / "events"))
     wall_time = time.time() - sum(row["seconds"] for row in run.history)
-    # A TensorBoard that is looking on forgets what it has read before this event.
+    # A TensorBoard that is already open discards all events before this one.
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(0, wall_time, session_log=restart)
     text = json.dumps(config_lib.to_dict(run.config), indent=2).replace("\n", "\n    ")
@@ -115,16 +116,16 @@ class TensorBoard(Observer):
       k: ["Multiline", [f"{k}/train", f"{k}/eval"]] for k in ("accuracy", "loss")
     }
     self._add(0, wall_time, summary=summary.custom_scalars({"train and eval": pairs}))
-    for part in (experiment, begin):
-      self._add(0, wall_time, summary=part)
+    for hparams in (experiment, begin):
+      self._add(0, wall_time, summary=hparams)
     for row in run.history:
       wall_time += row["seconds"]
       self._add_row(row, wall_time)
     self._writer.flush()
 
-  def _add(self, step: int, wall_time: float, **what) -> None:
-    assert self._writer, "epoch before start"
-    self._writer.write_event(self._event(step=step, wall_time=wall_time, **what))
+  def _add(self, step: int, wall_time: float, **content) -> None:
+    assert self._writer, "start() must be called before epoch()"
+    self._writer.write_event(self._event(step=step, wall_time=wall_time, **content))
 
   def _add_row(self, row: dict[str, Any], wall_time: float) -> None:
     for tag, name in self.TAGS.items():
@@ -134,15 +135,15 @@ class TensorBoard(Observer):
       self._add(row["step"], wall_time, summary=scalar)
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """Adds a point to every curve, and the images to the first one."""
-    with naming(self._workdir):
+    """Adds a point to every curve, and the images after the first epoch."""
+    with name_in_errors(self._workdir):
       self._add_row(row, time.time())
       self._add_samples()
       self._writer.flush()  # type: ignore[union-attr]
 
   def finish(self, summary: dict[str, Any]) -> None:
     """Marks the run as finished."""
-    with naming(self._workdir):
+    with name_in_errors(self._workdir):
       self._add_samples()
       self._add(0, time.time(), summary=self._end)
 
@@ -152,21 +153,22 @@ class TensorBoard(Observer):
       return
     try:
       picture = _encoded("samples", draw(), self._tensorboard.Summary)
-    except Exception as error:  # a picture is not worth a run
-      logging.warning("no samples for TensorBoard: %s", str(error).split("\n")[0])
+    except Exception as error:  # a missing picture must not end the run
+      reason = str(error).split("\n")[0]
+      logging.warning("could not draw samples for TensorBoard: %s", reason)
       return
     self._add(0, time.time(), summary=picture)
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the event file."""
     writer, self._writer = self._writer, None
     if writer:
-      with naming(self._workdir):
+      with name_in_errors(self._workdir):
         writer.close()
 
 
 def _encoded(tag: str, pixels: "np.ndarray", kind: Any) -> Any:
-  """Pixels [height, width, 3] as a summary of TensorBoard."""
+  """Encodes pixels [height, width, 3] as a TensorBoard image summary."""
   from PIL import Image
 
   file = io.BytesIO()
@@ -183,12 +185,12 @@ def _encoded(tag: str, pixels: "np.ndarray", kind: Any) -> Any:
 
 @contextlib.contextmanager
 def _without_pytorch() -> Iterator[None]:
-  """Hides PyTorch: tensorboardX imports it where it is installed, which takes 1 s."""
+  """Hides PyTorch from tensorboardX, which would import it if installed (1 s)."""
   modules: dict[str, Any] = sys.modules
   if "torch" in modules:
     yield
     return
-  modules["torch"] = None  # an import of it fails
+  modules["torch"] = None  # makes `import torch` fail
   try:
     yield
   finally:
@@ -196,15 +198,15 @@ def _without_pytorch() -> Iterator[None]:
 
 
 class Curves(Observer):
-  """`curves.png`, drawn by a thread, at most every `interval` seconds and at the end.
+  """Draws `curves.png` in a thread, at most every `interval` seconds and at the end.
 
   Args:
-    interval: seconds from the end of one drawing to the beginning of the next.
+    interval: minimum seconds from the end of one drawing to the start of the next.
   """
 
   def __init__(self, interval: float = 5.0):
     self._interval = interval
-    self._fresh, self._ended = threading.Event(), threading.Event()
+    self._requested, self._ended = threading.Event(), threading.Event()
     self._thread: threading.Thread | None = None
 
   def start(self, run: Run) -> None:
@@ -213,32 +215,33 @@ class Curves(Observer):
     self._thread = threading.Thread(target=self._work, name="curves", daemon=True)
     self._thread.start()
     if self._rows:
-      self._fresh.set()
+      self._requested.set()
 
   def epoch(self, row: dict[str, Any]) -> None:
-    """Asks for a new picture."""
+    """Requests a new picture."""
     self._rows.append(row)
-    self._fresh.set()
+    self._requested.set()
 
   def close(self) -> None:
     """Waits for the last picture."""
     self._ended.set()
-    self._fresh.set()
+    self._requested.set()
     if self._thread:
       self._thread.join()
 
   def _work(self) -> None:
     drawn, ended = 0, False
     while not ended:
-      self._fresh.wait()
-      self._fresh.clear()
-      ended = self._ended.is_set()  # set before _fresh: the last picture has all rows
+      self._requested.wait()
+      self._requested.clear()
+      # `close` sets _ended before _requested, so that the last picture has all rows.
+      ended = self._ended.is_set()
       if len(self._rows) > drawn:
         drawn = len(self._rows)
         try:
           self._draw(self._rows[:drawn])
-        except Exception as error:  # a picture is not worth a run
-          logging.warning("curves.png is not drawn: %s", str(error).split("\n")[0])
+        except Exception as error:  # a missing picture must not end the run
+          logging.warning("could not draw curves.png: %s", str(error).split("\n")[0])
           return
       self._ended.wait(self._interval)
 
@@ -255,6 +258,6 @@ class Curves(Observer):
       ]
     )
     comparable = config.data.dataset == published.DATASET
-    behind = published.curves(config.name) if comparable else None
-    picture = curves.render(rows, title, behind, config.data.eval_split)
+    reference = published.curves(config.name) if comparable else None
+    picture = curves.render(rows, title, reference, config.data.eval_split)
     write_atomically(self._run.workdir / "curves.png", picture)

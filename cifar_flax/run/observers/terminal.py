@@ -1,4 +1,4 @@
-"""A run in the terminal: a bar or plain lines, and a table at the end."""
+"""Shows a run in the terminal: a bar or plain lines, and a table at the end."""
 
 import os
 import time
@@ -6,12 +6,12 @@ from typing import Any, TextIO
 
 import tqdm
 
-from cifar_flax import published
+from cifar_flax import published, tables
 from cifar_flax.run.observers.base import Observer, Progress, Run
 
 
 class PlainLines(Observer):
-  """A line an epoch and, within a long one, a line every `interval` seconds.
+  """Writes a line per epoch and, within a long one, a line every `interval` seconds.
 
   Args:
     stream: where the lines go.
@@ -25,7 +25,7 @@ class PlainLines(Observer):
     self._expected_seconds = 0.0  # of the first one, at its rate so far
 
   def start(self, run: Run) -> None:
-    """Says what runs, on what, how long and where it leaves its files."""
+    """Writes the network, data, length, run directory and hardware."""
     self._run, config = run, run.config
     network = "" if config.name == config.model.name else f" ({config.model.name})"
     data = config.data
@@ -36,7 +36,7 @@ class PlainLines(Observer):
       f"on {run.device}"
     )
     if run.history:
-      self._write(f"goes on after epoch {run.history[-1]['epoch']}")
+      self._write(f"resumes after epoch {run.history[-1]['epoch']}")
 
   def progress(self, progress: Progress) -> None:
     """Writes a line if the last one is old."""
@@ -70,7 +70,7 @@ class PlainLines(Observer):
     return f"epoch {epoch:{len(str(total))}}/{total}"
 
   def _describe(self, progress: Progress) -> str:
-    """Loss, accuracy, images/s and the time that is left, of the epoch and the run."""
+    """Returns loss, accuracy, images/s and the time left of the epoch and the run."""
     config, rate = self._run.config, progress.images_per_second
     text = f"loss {progress.loss:.4f} acc {progress.accuracy:.2%} {rate:,.0f} img/s"
     if rate <= 0:
@@ -91,29 +91,29 @@ class PlainLines(Observer):
 
 
 class FirstStep(Observer):
-  """A line as soon as the first step is made: how long the start took.
+  """Writes how long the start took, as soon as the first step is made.
 
   Args:
     stream: where the line goes.
-    began: when the program did, by `clock`.
+    start_time: of the program, by `clock`.
     clock: seconds, rising.
   """
 
-  def __init__(self, stream: TextIO, began: float, clock=time.monotonic):
-    self._stream, self._began, self._clock = stream, began, clock
+  def __init__(self, stream: TextIO, start_time: float, clock=time.monotonic):
+    self._stream, self._start_time, self._clock = stream, start_time, clock
     self._waits = True
 
   def progress(self, progress: Progress) -> None:
     """Writes the line, the first time."""
     if self._waits:
       self._waits = False
-      seconds = self._clock() - self._began
+      seconds = self._clock() - self._start_time
       self._stream.write(f"first step after {seconds:.2f} s\n")
       self._stream.flush()
 
 
 class ProgressBar(PlainLines):
-  """A bar for the epoch that runs, and a line that stays for every finished one."""
+  """Shows a bar for the current epoch and writes a line for every finished one."""
 
   def __init__(self, stream: TextIO, interval: float = 0.1, clock=time.monotonic):
     super().__init__(stream, interval, clock)
@@ -140,7 +140,7 @@ class ProgressBar(PlainLines):
     self._bar.refresh()
 
   def close(self) -> None:
-    """Takes the bar away."""
+    """Removes the bar."""
     if self._bar is not None:
       self._bar.close()
       self._bar = None
@@ -151,7 +151,7 @@ class ProgressBar(PlainLines):
 
 
 def _width(stream: TextIO) -> int:
-  """Columns of the terminal; 80 where it does not know, as under some recorders."""
+  """Returns the terminal's width, 80 where it is unknown."""
   try:
     return os.get_terminal_size(stream.fileno()).columns or 80
   except (OSError, ValueError):
@@ -163,7 +163,7 @@ def _time(seconds: float) -> str:
 
 
 def table(run: Run, summary: dict[str, Any]) -> str:
-  """The summary beside the published run: at the same epoch, and at its end."""
+  """Compares the summary with the published run, at the same epoch and at its end."""
   config, epochs = run.config, summary["num_epochs"]
   known = published.lookup(config.name)
   if config.data.dataset != published.DATASET:
@@ -195,7 +195,8 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     columns += [_column("published", then, known.parameters) for then in outcomes]
     result = "on the test split, n = 1, on one GPU of 2019"
     notes.append(f"published: {result if outcomes else 'no run of this config'}")
-  return "\n".join([*_align(columns), *notes])
+  rows = list(zip(*columns, strict=True))
+  return "\n".join([*tables.align(rows, gap="   "), *notes])
 
 
 def _column(head: str, outcome: published.Outcome, parameters: int) -> list[str]:
@@ -211,20 +212,10 @@ def _column(head: str, outcome: published.Outcome, parameters: int) -> list[str]
   ]
 
 
-def _align(columns: list[list[str]]) -> list[str]:
-  """Lines of a table: the first column to the left, the others to the right."""
-  widths = [max(map(len, column)) for column in columns]
-  lines = []
-  for first, *cells in zip(*columns, strict=True):
-    padded = [f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True)]
-    lines.append("   ".join([f"{first:<{widths[0]}}", *padded]).rstrip())
-  return lines
-
-
 def _published_outcomes(
   known: published.Published, epochs: int
 ) -> list[published.Outcome]:
-  """The published run after `epochs`, if it is longer than that, and at its end."""
+  """Returns the published run's outcome after `epochs` and at its end."""
   ends = sorted({min(epochs, known.epochs), known.epochs})
   found = [published.after(known.config, end) for end in ends]
   return [outcome for outcome in found if outcome]
