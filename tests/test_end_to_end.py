@@ -13,8 +13,16 @@ from PIL import Image
 from cifar_flax.data.sources import archives, cifar
 
 CLASSES = (
-  *("airplane", "automobile", "bird", "cat", "deer"),
-  *("dog", "frog", "horse", "ship", "truck"),
+  "airplane",
+  "automobile",
+  "bird",
+  "cat",
+  "deer",
+  "dog",
+  "frog",
+  "horse",
+  "ship",
+  "truck",
 )
 
 
@@ -63,7 +71,8 @@ def finished(data_dir, tmp_path_factory):
   arguments = (
     *("--config", "configs/net6b.py", "--workdir", str(workdir)),
     *(f"--config.data.data_dir={data_dir}", "--config.batch_size=20"),
-    *("--config.num_epochs=2", "--config.model.batch_norm_momentum=0.5"),
+    "--config.num_epochs=2",
+    "--config.model.batch_norm_momentum=0.5",
     "--config.eval_batch_size=30",
   )
   program = ("-m", "cifar_flax.main")
@@ -121,7 +130,8 @@ print("imported", sum(name.startswith("cifar_flax") for name in sys.modules))
     ("-c", program),
     *("--config", "configs/quickstart.py", "--workdir", str(tmp_path / "run")),
     *("--config.data.dataset=cifar10", f"--config.data.data_dir={data_dir}"),
-    *("--config.data.train_split=train", "--config.data.eval_split=test"),
+    "--config.data.train_split=train",
+    "--config.data.eval_split=test",
     "--config.num_epochs=1",
     XDG_CACHE_HOME=str(tmp_path),
   )
@@ -139,8 +149,10 @@ def test_real_images_are_learned(tmp_path):
     ("-m", "cifar_flax.main"),
     *("--config", "configs/net6b.py", "--workdir", str(tmp_path / "run")),
     f"--config.data.data_dir={os.environ['CIFAR_FLAX_TEST_DATA']}",
-    *("--config.num_epochs=3", "--config.batch_size=50"),
-    *("--config.data.train_split=train[:1000]", "--config.data.eval_split=test[:200]"),
+    "--config.num_epochs=3",
+    "--config.batch_size=50",
+    "--config.data.train_split=train[:1000]",
+    "--config.data.eval_split=test[:200]",
     XDG_CACHE_HOME=str(tmp_path),
   )
   assert result.returncode == 0, result.stderr
@@ -153,10 +165,12 @@ def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
 ):
   output = tmp_path / "study"
   arguments = (
-    *("--config=configs/conv_study.py", "--vary=model.convolution=plain,grouped"),
+    "--config=configs/conv_study.py",
+    "--vary=model.convolution=plain,grouped",
     *("--seeds=2", "--at_once=2", f"--output={output}"),
     *(f"--config.data.data_dir={data_dir}", "--config.batch_size=50"),
-    *("--config.num_epochs=2", "--config.schedule.warmup_epochs=1"),
+    "--config.num_epochs=2",
+    "--config.schedule.warmup_epochs=1",
   )
   program, cache = ("-m", "cifar_flax", "sweep"), str(tmp_path / "cache")
   first = run(program, *arguments, XDG_CACHE_HOME=cache)

@@ -49,7 +49,7 @@ _OPAQUE = {
 
 @dataclasses.dataclass
 class Cost:
-  """What is computed in a name scope for the traced batch.
+  """The arithmetic in a name scope, for the traced batch.
 
   Attributes:
     multiply_adds: products that are summed.
@@ -64,7 +64,7 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-  """What a variable holds, as far as sums of products go.
+  """What is known of a variable, to find sums of products.
 
   Attributes:
     products: products that have not been summed yet: (scope, how many) each.
@@ -125,7 +125,7 @@ class _Counter:
     return [read(variable) for variable in program.outvars]
 
   def _scope(self, equation: Any, outer: Scope) -> Scope:
-    """The innermost of the scopes that an equation is in."""
+    """Returns the innermost of the scopes that an equation is in."""
     names = [
       name
       for scope in equation.source_info.name_stack.stack
@@ -214,7 +214,7 @@ class _Counter:
     return _PLAIN
 
   def _is_accumulation(self, values: list[_Value]) -> bool:
-    """Whether an addition sums products: two of them, or one to a sum or to zero."""
+    """Returns whether an addition sums products: two, or one and a sum or zero."""
     one, other = values
     return bool(
       (one.products and (other.products or other.is_sum or other.is_zero))
@@ -241,20 +241,20 @@ def programs(equation: Any) -> Iterator[Any]:
 
 
 def _window(equation: Any) -> int:
-  """Multiply-adds for an element of a convolution's result."""
+  """Returns the multiply-adds for one element of a convolution's result."""
   kernel = equation.invars[1].aval.shape
   _, inputs, *sides = equation.params["dimension_numbers"].rhs_spec
   return kernel[inputs] * math.prod(kernel[side] for side in sides)
 
 
 def _is_product(equation: Any) -> bool:
-  """Whether a multiplication is one of two arrays; not a square, nor by a constant."""
+  """Returns whether two arrays are multiplied; a square or a constant is no product."""
   one, other = equation.invars
   return one is not other and not hasattr(one, "val") and not hasattr(other, "val")
 
 
 def _averages_pixels(equation: Any) -> bool:
-  """Whether a sum runs over an image's rows and columns alone: it is no filter."""
+  """Returns whether a sum is over rows and columns alone, as in an average pooling."""
   shape = equation.invars[0].aval.shape
   return len(shape) == 4 and set(equation.params["axes"]) <= {1, 2}
 
@@ -273,7 +273,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _joined(values: list[_Value]) -> _Value:
-  """What a value holds that is made of several others."""
+  """Returns what is known of a value that is made of several others."""
   return _Value(
     products=tuple(product for value in values for product in value.products),
     is_sum=any(value.is_sum for value in values),

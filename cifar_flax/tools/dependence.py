@@ -50,13 +50,13 @@ class Span:
 
   @property
   def size(self) -> int:
-    """How many pixels an element sees."""
+    """Number of pixels that an element sees."""
     return self.high - self.low + 1
 
   def window(
     self, side: int, stride: int = 1, rate: int = 1, before: int = 0
   ) -> "Span":
-    """Behind a window of `side` elements, `rate` apart, moved by `stride`.
+    """Returns the span behind a window of `side` elements that moves by `stride`.
 
     Args:
       side: elements in the window.
@@ -72,7 +72,7 @@ class Span:
     )
 
   def everything(self, length: int) -> "Span":
-    """What `length` elements along the axis see together."""
+    """Returns the span of `length` elements along the axis together."""
     if self.axis is None:
       return self
     return Span(None, self.low, self.high + self.jump * (length - 1), self.jump)
@@ -96,7 +96,7 @@ class Seen:
   exact: bool = True
 
   def spans(self, change: Callable[[Span], Span]) -> "Seen":
-    """The same with both spans changed."""
+    """Returns a copy with both spans changed."""
     return dataclasses.replace(
       self, rows=change(self.rows), columns=change(self.columns)
     )
@@ -110,7 +110,7 @@ def follow(
   inputs: Sequence[Seen | None],
   mark: Callable[[str, Seen], Seen],
 ) -> list[Seen | None]:
-  """Carries what is seen from a program's inputs to its outputs.
+  """Propagates what is seen from a program's inputs to its outputs.
 
   Args:
     program: a jaxpr.
@@ -161,7 +161,7 @@ def _call(
 
 
 def _union(values: Sequence[Seen | None]) -> Seen | None:
-  """What a value sees that is computed from all of these, element by element."""
+  """Returns what a value sees that is computed element by element from all of these."""
   seen = [value for value in values if value is not None]
   if not seen:
     return None
@@ -181,7 +181,7 @@ def _join(spans: Sequence[Span]) -> Span:
 
 
 def _whole(value: Seen | None, variable: Any) -> Seen | None:
-  """What all elements of a value see together."""
+  """Returns what all elements of a value see together."""
   if value is None:
     return None
   shape = variable.aval.shape
@@ -189,12 +189,12 @@ def _whole(value: Seen | None, variable: Any) -> Seen | None:
 
 
 def _moved(span: Span, axes: dict[int, int]) -> Span:
-  """With its axis at the place that `axes` gives it."""
+  """Returns the span with its axis renumbered by `axes`."""
   return span if span.axis is None else dataclasses.replace(span, axis=axes[span.axis])
 
 
 def _result(equation: Any, values: list[Seen | None], result: Any) -> Seen | None:
-  """What the result of an operation sees."""
+  """Returns what the result of an operation sees."""
   if all(value is None for value in values):
     return None
   kind = equation.primitive.name
@@ -216,7 +216,7 @@ def _result(equation: Any, values: list[Seen | None], result: Any) -> Seen | Non
 
 
 def _repeated(span: Span, before: Sequence[int], after: Sequence[int]) -> Span:
-  """Behind an operation that repeats an axis of one element, as broadcasting does."""
+  """Returns the span after broadcasting, which may repeat an axis of one element."""
   if span.axis is None or before[span.axis] == after[span.axis]:
     return span
   return span.everything(before[span.axis])
@@ -229,7 +229,7 @@ def _not_understood(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _convolution(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """A convolution; a kernel that depends on the image counts as not understood."""
+  """Follows a convolution; a kernel made of the image counts as not understood."""
   seen, kernel = values
   if seen is None or kernel is not None:
     return _not_understood(equation, values)
@@ -276,7 +276,7 @@ def _pooling(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _reduction(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """A sum, maximum or the like over axes, which the result does not have."""
+  """Follows a sum, maximum or the like over axes, which the result does not have."""
   seen, axes = values[0], tuple(equation.params["axes"])
   assert seen is not None
   shape = equation.invars[0].aval.shape
@@ -292,7 +292,7 @@ def _reduction(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _product(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """A dot product: sums over contracted axes, keeps the others in its order."""
+  """Follows a dot product: it sums over contracted axes and keeps the others."""
   (contract, batch) = equation.params["dimension_numbers"]
   seen = []
   free_before = 0
@@ -317,7 +317,7 @@ def _product(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _reshape(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """Axes that keep their length and what lies before them keep what they see."""
+  """Follows a reshape: an axis is kept if its length and what precedes it are."""
   seen = values[0]
   assert seen is not None
   before = equation.invars[0].aval.shape
@@ -402,7 +402,7 @@ def _pad(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _concatenation(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """Along channels, or along rows and columns: then each part is at its own place."""
+  """Follows a concatenation; along rows or columns, each part has its own place."""
   axis, offset, seen = equation.params["dimension"], 0, []
   for value, variable in zip(values, equation.invars, strict=True):
     if value is not None:
@@ -419,7 +419,7 @@ def _concatenation(equation: Any, values: list[Seen | None]) -> Seen | None:
 
 
 def _stack(equation: Any, values: list[Seen | None]) -> Seen | None:
-  """Values side by side along a new axis."""
+  """Follows a stack of values along a new axis."""
   new = equation.params["axis"] % len(equation.outvars[0].aval.shape)
   length = len(equation.outvars[0].aval.shape)
   places = dict(enumerate(axis for axis in range(length) if axis != new))

@@ -49,8 +49,14 @@ def draw(layers: Sequence[Layer], title: str) -> Figure:
     field = "x".join(map(str, layer.receptive_field.size))
     if rows.count(rows[number]) == 1:
       side = centers[number][0] + WIDTH / 2 + 0.2
-      axes.text(side, centers[number][1], f"sees {field}", fontsize=7.5, va="center",
-                color=FAINT)  # fmt: skip
+      axes.text(
+        side,
+        centers[number][1],
+        f"sees {field}",
+        fontsize=7.5,
+        va="center",
+        color=FAINT,
+      )
   return figure
 
 
@@ -90,17 +96,31 @@ def _label(layer: Layer) -> str:
 def _draw_box(axes, center: tuple[float, float], label: str, color: str) -> None:
   corner = (center[0] - WIDTH / 2, center[1] - HEIGHT / 2)
   style = "round,pad=0,rounding_size=0.06"
-  axes.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle=style, fc=color,
-                                ec=FAINT, lw=0.8, zorder=3))  # fmt: skip
-  axes.text(*center, label, fontsize=7.5, ha="center", va="center", color=TEXT,
-            zorder=4)  # fmt: skip
+  axes.add_patch(
+    FancyBboxPatch(
+      corner, WIDTH, HEIGHT, boxstyle=style, fc=color, ec=FAINT, lw=0.8, zorder=3
+    )
+  )
+  axes.text(
+    *center, label, fontsize=7.5, ha="center", va="center", color=TEXT, zorder=4
+  )
 
 
 def _draw_arrow(axes, source: tuple[float, float], target: tuple[float, float]) -> None:
   begin, end = (source[0], source[1] + HEIGHT / 2), (target[0], target[1] - HEIGHT / 2)
-  axes.annotate("", end, begin, zorder=2,
-                arrowprops={"arrowstyle": "-|>", "color": FAINT, "lw": 0.9,
-                            "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+  axes.annotate(
+    "",
+    end,
+    begin,
+    zorder=2,
+    arrowprops={
+      "arrowstyle": "-|>",
+      "color": FAINT,
+      "lw": 0.9,
+      "shrinkA": 0,
+      "shrinkB": 0,
+    },
+  )
 
 
 def _draw_frames(
@@ -118,8 +138,25 @@ def _draw_frames(
     wide = max(across) - min(across) + WIDTH + 0.2
     high = max(down) - min(down) + HEIGHT + 0.16
     style = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((left, top), wide, high, boxstyle=style, fc="none",
-                                  ec="#4c78a8", lw=1, ls=(0, (4, 2))))  # fmt: skip
+    axes.add_patch(
+      FancyBboxPatch(
+        (left, top),
+        wide,
+        high,
+        boxstyle=style,
+        fc="none",
+        ec="#4c78a8",
+        lw=1,
+        ls=(0, (4, 2)),
+      )
+    )
     kind = name.rpartition("/")[2].rpartition("_")[0] or name
-    axes.text(left - 0.08, top + high / 2, kind, fontsize=7.5, ha="right", va="center",
-              color="#4c78a8")  # fmt: skip
+    axes.text(
+      left - 0.08,
+      top + high / 2,
+      kind,
+      fontsize=7.5,
+      ha="right",
+      va="center",
+      color="#4c78a8",
+    )

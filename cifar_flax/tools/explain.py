@@ -101,8 +101,15 @@ def render(
       f"{name} {share:.1%}"
       for name, share in likeliest(probability, trained.class_names, top)
     ]
-    axes[2].text(0, 0.5, "\n".join([file.name[-40:], *lines]), va="center",
-                 fontsize=8, color=TEXT, transform=axes[2].transAxes)  # fmt: skip
+    axes[2].text(
+      0,
+      0.5,
+      "\n".join([file.name[-40:], *lines]),
+      va="center",
+      fontsize=8,
+      color=TEXT,
+      transform=axes[2].transAxes,
+    )
   return figures.png(figure)
 
 

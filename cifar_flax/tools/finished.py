@@ -114,8 +114,10 @@ class Group:
         or a key of `metrics.jsonl`, whose value after the last epoch is returned.
     """
     if name == "gap":
-      pairs = [(run.rows[-1]["train_accuracy"], run.rows[-1]["eval_accuracy"])
-               for run in self.runs]  # fmt: skip
+      pairs = [
+        (run.rows[-1]["train_accuracy"], run.rows[-1]["eval_accuracy"])
+        for run in self.runs
+      ]
       return [train - test for train, test in pairs]
     if name == "speed":  # the first epoch includes compilation
       return [

@@ -40,17 +40,26 @@ def curves(groups: Sequence[Group]) -> Figure:
       style["label"] = group.label if axes is panels[0] else None
       known = values[:, evaluated]
       axes.plot(1 + evaluated, known.mean(0), lw=1.6, **style)
-      axes.fill_between(1 + evaluated, known.min(0), known.max(0), color=color,
-                        alpha=0.15, lw=0)  # fmt: skip
+      axes.fill_between(
+        1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
+      )
     for axes, values in ((panels[0], train), (panels[1], by_seed("train_loss"))):
       axes.plot(epochs, values.mean(0), color=color, lw=0.8, alpha=0.5)
     if group.published and (rows := published.curves(group.name)):
       rows = rows[: len(group.runs[0].rows)]
-      panels[0].plot([row["epoch"] for row in rows],
-                     [100 * row["test_accuracy"] for row in rows], color=color, lw=1,
-                     ls=(0, (4, 2)), label=f"{group.label}, published")  # fmt: skip
-  names = ("accuracy, %: test (train faint)", "loss: test (train faint)",
-           "gap, train - test, points")  # fmt: skip
+      panels[0].plot(
+        [row["epoch"] for row in rows],
+        [100 * row["test_accuracy"] for row in rows],
+        color=color,
+        lw=1,
+        ls=(0, (4, 2)),
+        label=f"{group.label}, published",
+      )
+  names = (
+    "accuracy, %: test (train faint)",
+    "loss: test (train faint)",
+    "gap, train - test, points",
+  )
   for axes, name in zip(panels, names, strict=True):
     axes.set_title(name, fontsize=10, color=TEXT, loc="left")
     axes.set_xlabel("epoch", color=TEXT, fontsize=9)
@@ -78,18 +87,35 @@ def costs(groups: Sequence[Group]) -> Figure:
   for axes, (name, cost_of) in zip(panels, axes_of, strict=True):
     cost = [cost_of(group) for group in groups]
     front = pareto(cost, accuracy)
-    axes.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#bbbbbb",
-              lw=1, zorder=1)  # fmt: skip
+    axes.plot(
+      [cost[i] for i in front],
+      [accuracy[i] for i in front],
+      color="#bbbbbb",
+      lw=1,
+      zorder=1,
+    )
     side = _label_sides(cost, accuracy)
     for number, group in enumerate(groups):
       several = len(group.runs) > 1
       deviation = 100 * np.std(group.values("eval_accuracy"), ddof=1) if several else 0
-      axes.errorbar(cost[number], accuracy[number], yerr=deviation, fmt="o", ms=5,
-                    color=COLORS[number % len(COLORS)], capsize=2)  # fmt: skip
-      axes.annotate(group.label, (cost[number], accuracy[number]),
-                    xytext=(5, 3 * side[number]), textcoords="offset points",
-                    va="bottom" if side[number] > 0 else "top", fontsize=8,
-                    color=TEXT)  # fmt: skip
+      axes.errorbar(
+        cost[number],
+        accuracy[number],
+        yerr=deviation,
+        fmt="o",
+        ms=5,
+        color=COLORS[number % len(COLORS)],
+        capsize=2,
+      )
+      axes.annotate(
+        group.label,
+        (cost[number], accuracy[number]),
+        xytext=(5, 3 * side[number]),
+        textcoords="offset points",
+        va="bottom" if side[number] > 0 else "top",
+        fontsize=8,
+        color=TEXT,
+      )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(name, color=TEXT, fontsize=9)
@@ -139,8 +165,9 @@ def confusion(group: Group) -> Figure:
   for i, j in np.ndindex(*share.shape):
     if share[i, j] >= 0.5:
       color = "white" if share[i, j] > 55 else TEXT
-      axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=7.5,
-                color=color)  # fmt: skip
+      axes.text(
+        j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=7.5, color=color
+      )
   ticks = range(len(names))
   axes.set_xticks(ticks, names, rotation=60, ha="right", fontsize=8, color=TEXT)
   axes.set_yticks(ticks, names, fontsize=8, color=TEXT)

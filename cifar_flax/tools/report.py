@@ -19,9 +19,17 @@ if TYPE_CHECKING:
   from cifar_flax.tools.finished import Group
 
 COLUMNS = (
-  *("config", "n", "parameters", "multiply-adds", "epochs"),
-  *("test accuracy, %", "published", "train accuracy, %", "gap, points"),
-  *("images/s", "seconds"),
+  "config",
+  "n",
+  "parameters",
+  "multiply-adds",
+  "epochs",
+  "test accuracy, %",
+  "published",
+  "train accuracy, %",
+  "gap, points",
+  "images/s",
+  "seconds",
 )
 NOTE = (
   "Mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. Accuracies "

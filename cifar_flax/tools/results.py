@@ -243,8 +243,9 @@ def _notes(results: dict[str, Any]) -> list[str]:
     "training accuracy that of the best epoch, and the gap their difference. Seconds "
     "are those of all epochs of one run, evaluation included.",
   ]
-  if any(e["published"] and e["epochs"] < e["published_epochs"]
-         for e in results["configs"]):  # fmt: skip
+  if any(
+    e["published"] and e["epochs"] < e["published_epochs"] for e in results["configs"]
+  ):
     notes.append(
       "**Fewer epochs than published** where the column says `of`: the published "
       "figures are those after the same number of epochs, followed in brackets by "

@@ -1,8 +1,12 @@
-"""Layers of a network and their receptive fields, found by tracing the network."""
+"""Layers of a network, with their costs and receptive fields, found by tracing it.
+
+Nothing here knows the classes of layers: parameters are those of the real tree, and
+everything else is read from the traced program (see `costs` and `dependence`).
+"""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,10 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 from cifar_flax import config as config_lib
 from cifar_flax import models
 from cifar_flax.models.layers import Dropout
+from cifar_flax.tools import costs, dependence
 
 IMAGE = -1  # stands for the image among the inputs of a layer
-_MARK = "cifar_flax layer "
-_LEAVES = (nn.Conv, nn.Dense, nn.BatchNorm, Dropout)
+_SCOPE = "cifar_flax call "  # and a number: the scope and the mark of a layer's call
 
 
 class ReceptiveField(NamedTuple):
@@ -28,23 +32,13 @@ class ReceptiveField(NamedTuple):
     jump: distance in pixels of the image between the fields of neighbouring elements.
     inputs: layers whose output the array is computed from directly; `IMAGE` for the
       image.
+    exact: whether it is exact; else the field may be smaller.
   """
 
   size: tuple[int, ...] = (1, 1)
   jump: tuple[int, ...] = (1, 1)
   inputs: frozenset[int] = frozenset({IMAGE})
-
-  def after_window(
-    self, window: Sequence[int], strides: Sequence[int]
-  ) -> "ReceptiveField":
-    """Returns the field after a sliding window (a convolution or pooling)."""
-    return self._replace(
-      size=tuple(
-        size + (side - 1) * jump
-        for size, side, jump in zip(self.size, window, self.jump, strict=True)
-      ),
-      jump=tuple(jump * s for jump, s in zip(self.jump, strides, strict=True)),
-    )
+  exact: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +46,18 @@ class Layer:
   """A layer of a network and its costs for one image.
 
   Attributes:
-    name: path of the module.
+    name: path of the module; "(network)" for what the network computes itself.
     kind: name of its class, or `max_pool`.
     output: shape of its output.
-    kernel: rows and columns of its kernel; None if it has none.
-    strides, dilation: rows and columns; None if it has none.
-    groups: number of channel groups; None if it is not a convolution.
-    parameters: number of parameters, BatchNorm's moving averages included.
-    trainable: number of trainable parameters.
-    multiply_adds: count for convolutions and Dense layers, including those on padding;
-      0 for other layers.
+    kernel: rows and columns of an `nn.Conv`'s kernel, else None.
+    strides, dilation: rows and columns, likewise.
+    groups: number of channel groups of an `nn.Conv`, else None.
+    parameters: number of its own parameters, BatchNorm's moving averages included; 0
+      where it is used again.
+    trainable: number of its own trainable parameters.
+    multiply_adds: products that it sums, including those on padding.
+    elementwise: other results of arithmetic, such as scaling and gating.
+    unknown: operations that hide arithmetic; with any, both counts are lower bounds.
     receptive_field: receptive field of its output, and the layers it reads.
   """
 
@@ -75,6 +71,8 @@ class Layer:
   parameters: int = 0
   trainable: int = 0
   multiply_adds: int = 0
+  elementwise: int = 0
+  unknown: tuple[str, ...] = ()
   receptive_field: ReceptiveField = ReceptiveField()
 
   @property
@@ -90,168 +88,178 @@ def layers(
 ) -> list[Layer]:
   """Returns the layers of a network, in the order in which they are computed.
 
-  The network is traced, not run, so the list is what it really computes.
+  A layer is a module that has parameters or multiply-adds of its own, a dropout, or a
+  pooling. A module with submodules is one too if it has any besides theirs.
 
   Args:
     config: a run's `config.model`.
     num_classes: number of logits.
     image_shape: height, width, channels.
   """
-  # With ops="lax", every operation is one that `_propagate` can interpret.
+  # With ops="lax", every operation is one that `costs` and `dependence` can read.
   network = models.create(dataclasses.replace(config, ops="lax"), num_classes)
   images = jnp.zeros((1, *image_shape))
   initialise = lambda key: network.init(key, images, train=False)  # noqa: E731
   variables = jax.eval_shape(initialise, jax.random.key(0))
-  found: list[Layer] = []
-
-  def mark(layer: Layer, y: jax.Array) -> jax.Array:
-    found.append(layer)
-    return checkpoint_name(y, f"{_MARK}{len(found) - 1}")
-
-  def max_pool(x, window=2):
-    y = network.max_pool(x, window)
-    sides = (window, window)
-    return mark(Layer("max_pool", "max_pool", y.shape[1:], sides, sides), y)
-
-  inside = False
-
-  def intercept(call, args, kwargs, context):
-    nonlocal inside
-    module = context.module
-    outermost = isinstance(module, _LEAVES) and not inside
-    if not outermost or context.method_name != "__call__":
-      return call(*args, **kwargs)
-    inside = True
-    y = call(*args, **kwargs)
-    inside = False
-    return mark(_describe(module, args[0].shape, y.shape, variables), y)
-
-  def trace(variables, images):
-    with nn.intercept_methods(intercept):
-      return network.clone(max_pool=max_pool).apply(variables, images, train=False)
-
-  program = jax.make_jaxpr(trace)(variables, images).jaxpr
-  nothing = [None] * len(jax.tree.leaves(variables))
-  fields: dict[int, ReceptiveField] = {}
-  _propagate(program, [*nothing, ReceptiveField()], fields)
+  tracer = _Tracer(network, variables)
+  program = jax.make_jaxpr(tracer.apply)(variables, images).jaxpr
+  counted = costs.count(program, tracer.scopes())
+  calls = [call for call in tracer.finished if _is_layer(call, counted)]
+  fields = _receptive_fields(
+    program, variables, {c.scope: i for i, c in enumerate(calls)}
+  )
   return [
-    dataclasses.replace(layer, receptive_field=fields[number])
-    for number, layer in enumerate(found)
+    _layer(call, counted.get(call.scope, costs.Cost()), fields[i])
+    for i, call in enumerate(calls)
   ]
 
 
-def _describe(module: nn.Module, x, y, variables) -> Layer:
-  """Returns a layer without its receptive field."""
-  sizes = {}
-  for collection, tree in variables.items():
-    for name in module.path:
-      tree = tree.get(name, {})
-    sizes[collection] = sum(leaf.size for leaf in jax.tree.leaves(tree))
-  facts: dict[str, Any] = {}
-  if isinstance(module, nn.Conv):
-    kernel, groups = _pair(module.kernel_size), module.feature_group_count
-    facts = {
-      "kernel": kernel,
-      "strides": _pair(module.strides),
-      "dilation": _pair(module.kernel_dilation),
-      "groups": groups,
-      "multiply_adds": math.prod(y[1:]) * math.prod(kernel) * x[-1] // groups,
+@dataclasses.dataclass
+class _Call:
+  """A call of a module, or of a pooling.
+
+  Attributes:
+    scope: the name scope of what it computes.
+    module: what is called; None for a pooling.
+    facts: attributes of `Layer` that need no tracing.
+  """
+
+  scope: str | None
+  module: nn.Module | None
+  facts: dict[str, Any]
+
+
+class _Tracer:
+  """Applies a network with a name scope around the call of each module.
+
+  Attributes:
+    finished: the calls, in the order in which they end; the network's own is the last.
+  """
+
+  def __init__(self, network: models.Network, variables: Any):
+    self._network = network.clone(max_pool=self._max_pool)
+    self._pool: Callable[..., jax.Array] = network.max_pool
+    self._variables = variables
+    self._active: set[tuple[str, ...]] = set()
+    self._counted: set[tuple[str, ...]] = set()
+    self._number = 0
+    self.finished: list[_Call] = []
+
+  def scopes(self) -> set[str]:
+    """Returns the name scopes of all calls."""
+    return {call.scope for call in self.finished if call.scope is not None}
+
+  def apply(self, variables: Any, images: jax.Array) -> jax.Array:
+    """Returns the logits of `images`."""
+    with nn.intercept_methods(self._intercept):
+      logits: Any = self._network.apply(variables, images, train=False)
+    self._finish(None, self._network, (), logits)
+    return logits
+
+  def _intercept(self, call, args, kwargs, context):
+    module, path = context.module, context.module.path
+    # A subclass that calls its parent's `__call__` is one call.
+    if context.method_name != "__call__" or not path or path in self._active:
+      return call(*args, **kwargs)
+    self._active.add(path)
+    scope = self._new_scope()
+    with jax.named_scope(scope):
+      y = call(*args, **kwargs)
+    self._active.discard(path)
+    return self._finish(scope, module, path, y)
+
+  def _max_pool(self, x: jax.Array, window: int = 2) -> jax.Array:
+    scope, sides = self._new_scope(), (window, window)
+    with jax.named_scope(scope):
+      y = self._pool(x, window)
+    facts: dict[str, Any] = {"name": "max_pool", "kind": "max_pool"}
+    facts |= {"output": tuple(y.shape[1:]), "kernel": sides, "strides": sides}
+    self.finished.append(_Call(scope, None, facts))
+    return checkpoint_name(y, scope)
+
+  def _new_scope(self) -> str:
+    self._number += 1
+    return f"{_SCOPE}{self._number}"
+
+  def _finish(
+    self, scope: str | None, module: nn.Module, path: tuple[str, ...], y: Any
+  ) -> Any:
+    facts: dict[str, Any] = {
+      "name": "/".join(path) or "(network)",
+      "kind": type(module).__name__,
+      "output": tuple(jax.tree.leaves(y)[0].shape[1:]),
     }
-  elif isinstance(module, nn.Dense):
-    facts = {"multiply_adds": math.prod(y[1:]) * x[-1]}
+    if path not in self._counted:
+      self._counted.add(path)
+      sizes = {
+        collection: _own_size(tree, path)
+        for collection, tree in self._variables.items()
+      }
+      facts |= {"parameters": sum(sizes.values()), "trainable": sizes["params"]}
+    if isinstance(module, nn.Conv):
+      facts |= {
+        "kernel": _pair(module.kernel_size),
+        "strides": _pair(module.strides),
+        "dilation": _pair(module.kernel_dilation),
+        "groups": module.feature_group_count,
+      }
+    self.finished.append(_Call(scope, module, facts))
+    if scope is None:
+      return y
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, scope), y)
+
+
+def _own_size(tree: Any, path: tuple[str, ...]) -> int:
+  """Returns the number of elements of the arrays at a path, without those below it."""
+  for name in path:
+    tree = tree.get(name, {})
+  own = [leaf for leaf in tree.values() if not isinstance(leaf, dict)]
+  return sum(leaf.size for leaf in jax.tree.leaves(own))
+
+
+def _is_layer(call: _Call, counted: dict[Any, costs.Cost]) -> bool:
+  cost = counted.get(call.scope, costs.Cost())
+  kept = call.module is None or isinstance(call.module, Dropout)
+  own = call.facts.get("parameters") or cost.multiply_adds or cost.unknown
+  return bool(kept or own)
+
+
+def _receptive_fields(
+  program: Any, variables: Any, numbers: dict[str | None, int]
+) -> dict[int, ReceptiveField]:
+  """Returns the receptive field of each layer, by its number."""
+  fields: dict[int, ReceptiveField] = {}
+
+  def describe(seen: dependence.Seen) -> ReceptiveField:
+    spans = (seen.rows, seen.columns)
+    size, jump = tuple(s.size for s in spans), tuple(s.jump for s in spans)
+    return ReceptiveField(size, jump, seen.sources, seen.exact)
+
+  def mark(name: str, seen: dependence.Seen) -> dependence.Seen:
+    if name not in numbers:
+      return seen
+    fields[numbers[name]] = describe(seen)
+    return dataclasses.replace(seen, sources=frozenset({numbers[name]}))
+
+  inputs = [None] * len(jax.tree.leaves(variables))
+  (logits,) = dependence.follow(program, [*inputs, dependence.IMAGE], mark)
+  if None in numbers and logits is not None:
+    fields[numbers[None]] = describe(logits)
+  missing = set(numbers.values()) - fields.keys()  # layers that do not see the image
+  return fields | {
+    number: ReceptiveField((0, 0), (0, 0), frozenset()) for number in missing
+  }
+
+
+def _layer(call: _Call, cost: costs.Cost, field: ReceptiveField) -> Layer:
   return Layer(
-    name="/".join(module.path),
-    kind=type(module).__name__,
-    output=tuple(y[1:]),
-    parameters=sum(sizes.values()),
-    trainable=sizes["params"],
-    **facts,
+    **call.facts,
+    multiply_adds=cost.multiply_adds,
+    elementwise=cost.elementwise,
+    unknown=tuple(sorted(cost.unknown)),
+    receptive_field=field,
   )
 
 
 def _pair(value: Any) -> tuple[int, ...]:
   return (value or 1,) * 2 if value is None or isinstance(value, int) else tuple(value)
-
-
-def _propagate(
-  program: Any,
-  inputs: Sequence[ReceptiveField | None],
-  found: dict[int, ReceptiveField],
-) -> list[ReceptiveField | None]:
-  """Propagates receptive fields from a program's inputs to its outputs.
-
-  A value that does not depend on the image has None.
-
-  Args:
-    program: a jaxpr.
-    inputs: the receptive field of each of its inputs.
-    found: is filled with the receptive field of every marked layer.
-  """
-  known: dict[Any, ReceptiveField | None] = dict(
-    zip(program.invars, inputs, strict=True)
-  )
-
-  def read(variable: Any) -> ReceptiveField | None:
-    is_literal = hasattr(variable, "val")
-    return None if is_literal else known.get(variable)
-
-  for equation in program.eqns:
-    operands = [read(variable) for variable in equation.invars]
-    inner = next(_called_programs(equation.params), None)
-    if inner is not None:
-      results = _propagate(inner, operands[-len(inner.invars) :], found)
-    else:
-      result = _union(operands)
-      if result is not None:
-        result = _after_operation(equation, result)
-      name = equation.params.get("name", "")
-      if result and equation.primitive.name == "name" and name.startswith(_MARK):
-        number = int(name.removeprefix(_MARK))
-        found[number] = result
-        result = result._replace(inputs=frozenset({number}))
-      results = [result] * len(equation.outvars)
-    known.update(zip(equation.outvars, results, strict=True))
-  return [read(variable) for variable in program.outvars]
-
-
-def _called_programs(parameters: dict[str, Any]) -> Iterator[Any]:
-  """Yields the programs (jaxprs) that an equation calls."""
-  for value in parameters.values():
-    value = getattr(value, "jaxpr", value)
-    if hasattr(value, "eqns"):
-      yield value
-
-
-def _union(operands: Sequence[ReceptiveField | None]) -> ReceptiveField | None:
-  """Returns the smallest receptive field that contains those of all operands."""
-  fields = [field for field in operands if field is not None]
-  if not fields:
-    return None
-  return ReceptiveField(
-    size=tuple(map(max, zip(*(field.size for field in fields), strict=True))),
-    jump=tuple(map(max, zip(*(field.jump for field in fields), strict=True))),
-    inputs=frozenset().union(*(field.inputs for field in fields)),
-  )
-
-
-def _after_operation(equation: Any, operands: ReceptiveField) -> ReceptiveField:
-  """Returns the receptive field of an operation's result from its operands' one."""
-  parameters, kind = equation.params, equation.primitive.name
-  shape, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-  if kind == "conv_general_dilated":
-    dimensions = parameters["dimension_numbers"]
-    kernel = equation.invars[1].aval.shape
-    sides = [kernel[axis] for axis in dimensions.rhs_spec[2:]]
-    window = [
-      (side - 1) * rate + 1
-      for side, rate in zip(sides, parameters["rhs_dilation"], strict=True)
-    ]
-    return operands.after_window(window, parameters["window_strides"])
-  if kind.startswith("reduce_window"):
-    window, strides = parameters["window_dimensions"], parameters["window_strides"]
-    return operands.after_window(window[1:3], strides[1:3])
-  flattened = kind == "reshape" and len(shape) == 4 and len(result) == 2
-  averaged = kind.startswith("reduce_") and {1, 2} <= set(parameters.get("axes", ()))
-  if flattened or (averaged and len(shape) == 4):
-    return operands.after_window(shape[1:3], (1, 1))  # the result reads all pixels
-  return operands

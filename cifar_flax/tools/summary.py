@@ -20,30 +20,51 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "markdown", "json")
 COLUMNS = (
-  *("layer", "type", "output", "kernel", "groups", "dilation", "stride"),
-  *("parameters", "trainable", "multiply-adds", "activations"),
-  *("receptive field", "jump"),
+  "layer",
+  "type",
+  "output",
+  "kernel",
+  "groups",
+  "dilation",
+  "stride",
+  "parameters",
+  "trainable",
+  "multiply-adds",
+  "elementwise",
+  "activations",
+  "receptive field",
+  "jump",
 )
+SUMS = ("parameters", "trainable", "multiply_adds", "elementwise", "activations")
 
 
 def totals(layers: list["Layer"]) -> dict[str, int]:
   """Returns sums over the layers; `activations` counts the outputs of all layers."""
-  names = ("parameters", "trainable", "multiply_adds", "activations")
-  return {name: sum(getattr(layer, name) for layer in layers) for name in names}
+  return {name: sum(getattr(layer, name) for layer in layers) for name in SUMS}
 
 
 def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
   """Returns the table as aligned text or, with `markdown`, as Markdown."""
   from cifar_flax.tables import Table
 
-  sums = totals(layers)
   table = Table(title, COLUMNS, [_cells(layer) for layer in layers])
-  table.rows.append(["total", *[""] * 6, *(f"{n:,}" for n in sums.values()), "", ""])
+  bound = "at least " if any(layer.unknown for layer in layers) else ""
+  sums = [
+    bound + f"{value:,}" if name in ("multiply_adds", "elementwise") else f"{value:,}"
+    for name, value in totals(layers).items()
+  ]
+  table.rows.append(["total", *[""] * 6, *sums, "", ""])
   table.note(
     "parameters: BatchNorm's moving averages included, as Keras counts",
-    "multiply-adds: of convolutions and Dense layers, for one image, including those "
-    "on padding",
+    "multiply-adds: products that are summed, for one image, including those on "
+    "padding; elementwise: other results of arithmetic, such as scaling and gating",
   )
+  for layer in layers:
+    if layer.unknown:
+      operations = ", ".join(layer.unknown)
+      table.note(f"the arithmetic of {operations} is not counted", row=layer.name)
+    if not layer.receptive_field.exact:
+      table.note("its receptive field may be smaller", row=layer.name)
   return table.markdown() if markdown else table.text()
 
 
@@ -51,12 +72,22 @@ def _cells(layer: "Layer") -> list[str]:
   def by(values) -> str:
     return "x".join(map(str, values)) if values else ""
 
-  counts = (layer.parameters, layer.trainable, layer.multiply_adds, layer.activations)
+  bound = "at least " if layer.unknown else ""
   return [
-    *(layer.name, layer.kind, by(layer.output), by(layer.kernel)),
-    *(str(layer.groups or ""), by(layer.dilation), by(layer.strides)),
-    *(f"{count:,}" for count in counts),
-    *(by(layer.receptive_field.size), by(layer.receptive_field.jump)),
+    layer.name,
+    layer.kind,
+    by(layer.output),
+    by(layer.kernel),
+    str(layer.groups or ""),
+    by(layer.dilation),
+    by(layer.strides),
+    f"{layer.parameters:,}",
+    f"{layer.trainable:,}",
+    f"{bound}{layer.multiply_adds:,}",
+    f"{bound}{layer.elementwise:,}",
+    f"{layer.activations:,}",
+    by(layer.receptive_field.size),
+    by(layer.receptive_field.jump),
   ]
 
 
@@ -71,6 +102,7 @@ def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
       "activations": layer.activations,
       "receptive_field": field.size,
       "jump": field.jump,
+      "receptive_field_is_exact": field.exact,
       "reads": sorted(field.inputs),
     }
 

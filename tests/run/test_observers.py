@@ -378,8 +378,7 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
     "train loss 0.7500",
   ]
   # 240 steps of 128 images at 640 a second, then two epochs of 78 s.
-  assert lines[0].endswith("loss 1.2500 acc 50.00% 640 img/s 00:48 left, "
-                           "run 03:24")  # fmt: skip
+  assert lines[0].endswith("loss 1.2500 acc 50.00% 640 img/s 00:48 left, run 03:24")
   # The epochs that are left take what the last one took.
   assert lines[2].endswith("41.0 s, 01:22 left")
   assert lines[3].endswith("00:48 left, run 01:29")

@@ -24,20 +24,20 @@ ROOT = pathlib.Path(__file__).parents[2]
     (
       ["python", "--config.data.dataset=folder:/a/b/cats"],
       "python --config.data.dataset=folder:cats",
-    ),  # fmt: skip
+    ),
     (
       ["python", "--vary", "data.data_dir=/a/b/one,/a/b/two"],
       "python --vary data.data_dir=one,two",
-    ),  # fmt: skip
+    ),
     (
       ["python", "--distributed=10.0.0.1:1234,2,0"],
       "python --distributed=10.0.0.1:1234,2,0",
-    ),  # fmt: skip
+    ),
     (["python", "gs://bucket/run"], "python gs://bucket/run"),
     (
       ["python", "--config.data.train_split=train[:9], a"],
       "python '--config.data.train_split=train[:9], a'",
-    ),  # fmt: skip
+    ),
   ],
 )
 def test_a_command_has_no_absolute_path(argv, expected):

@@ -106,8 +106,8 @@ def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("argv", "code", "words"),
   [
-    (["--workdir={run}"], 2, "--output is missing"),
-    (["--output=x"], 2, "--workdir is missing"),
+    (["--workdir={run}"], 2, "--output=FILE is missing"),
+    (["--output=x"], 2, "--workdir=RUN is missing"),
     (["--workdir=/nowhere", "--output=x"], 2, "no run here"),
     (["--workdir={run}", "--output=x", "--format=onx"], 2, "did you mean"),
     (["--workdir={run}", "--output=/nowhere/x"], 1, "/nowhere/x: No such file"),

@@ -21,8 +21,11 @@ DATA = {
   "train_examples": 50_000,
   "eval_examples": 10_000,
 }
-PARAMETERS = {row.config: row.parameters for row in (
-  published.lookup(name) for name in published.CONFIGS) if row}  # fmt: skip
+PARAMETERS = {
+  row.config: row.parameters
+  for row in (published.lookup(name) for name in published.CONFIGS)
+  if row
+}
 
 
 def summary_of(config, **changes):
@@ -101,8 +104,15 @@ def test_every_published_config_runs_five_times_to_its_full_length(tmp_path):
   assert [str(job.workdir.relative_to(output)) for job in jobs] == [
     f"{name}/seed{seed}"
     for name in (
-      *("net6a_dense", "net6a_wide", "net6a", "net6a_constant", "net6b"),
-      *("net6a_dense_tuned", "net6a_wide_tuned", "net6a_tuned", "net6b_tuned"),
+      "net6a_dense",
+      "net6a_wide",
+      "net6a",
+      "net6a_constant",
+      "net6b",
+      "net6a_dense_tuned",
+      "net6a_wide_tuned",
+      "net6a_tuned",
+      "net6b_tuned",
     )
     for seed in range(5)
   ]
@@ -119,11 +129,27 @@ def test_the_table_has_the_mean_and_the_deviation_by_hand(tmp_path):
   # The squared distances from the mean sum to 78/9, 8, 6/9 and 200; divided by n - 1.
   table, text = table_of(tmp_path)
   assert table["net6b"] == [
-    "151,404", "50", "3", "85.48", "81.67 ± 2.08", "92.27", "92.00 ± 2.00",
-    "6.79", "10.33 ± 0.58", "1,243", "110 ± 10",
-  ]  # fmt: skip
-  for what in ("2 x ABC accelerator (3 runs)", "jax 9.9.9", "abc123", "170,498,071",
-               "the command", "(50,000 images)", "(10,000 images)"):  # fmt: skip
+    "151,404",
+    "50",
+    "3",
+    "85.48",
+    "81.67 ± 2.08",
+    "92.27",
+    "92.00 ± 2.00",
+    "6.79",
+    "10.33 ± 0.58",
+    "1,243",
+    "110 ± 10",
+  ]
+  for what in (
+    "2 x ABC accelerator (3 runs)",
+    "jax 9.9.9",
+    "abc123",
+    "170,498,071",
+    "the command",
+    "(50,000 images)",
+    "(10,000 images)",
+  ):
     assert what in text
   assert "**" not in text  # no warnings
   saved = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -147,9 +173,20 @@ def test_tuned_configs_are_compared_with_faithful_and_published(tmp_path):
   )
   # Faithful: 80 and 81; tuned: 90 and 91; training in both 90 and 92.
   assert line[2:-2].split(" | ") == [
-    "`net6b`", "151,404", "50", "25", "85.48", "80.50 ± 0.71", "90.50 ± 0.71",
-    "92.00 ± 0.00", "6.79", "10.50 ± 0.71", "0.50 ± 0.71", "105 ± 7", "105 ± 7",
-  ]  # fmt: skip
+    "`net6b`",
+    "151,404",
+    "50",
+    "25",
+    "85.48",
+    "80.50 ± 0.71",
+    "90.50 ± 0.71",
+    "92.00 ± 0.00",
+    "6.79",
+    "10.50 ± 0.71",
+    "0.50 ± 0.71",
+    "105 ± 7",
+    "105 ± 7",
+  ]
   assert "was chosen without the test images" in text
   go(tmp_path / "other", "--configs=net6b", "--seeds=1")
   text = (tmp_path / "other" / "out" / "results.md").read_text()

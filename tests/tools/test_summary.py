@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.text import Annotation
 
 from cifar_flax import config as config_lib
-from cifar_flax import models
+from cifar_flax import convolutions, models, registry
 from cifar_flax.tools import drawing, structure, summary
 from cifar_flax.tools.structure import IMAGE
 
@@ -223,3 +224,74 @@ def test_draws_the_network(tmp_path, capsys):
 def test_a_mistake_prints_one_line(argv, code, words, capsys):
   found, _, error = run(capsys, *argv)
   assert found == code and words in error and error.count("\n") == 1
+
+
+class LowRank(convolutions.Convolution):
+  """A 3x3 kernel made of two factors: nothing but its own parameters."""
+
+  rank: int = 4
+
+  @nn.compact
+  def __call__(self, x):
+    init, channels = nn.initializers.normal(1.0), x.shape[-1]
+    a = self.param("a", init, (9 * channels, self.rank))
+    b = self.param("b", init, (self.rank, self.features))
+    kernel = (a @ b).reshape(3, 3, channels, self.features)
+    return jax.lax.conv_general_dilated(
+      x, kernel, self.strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class Spectral(convolutions.Convolution):
+  """Hides its arithmetic in a Fourier transform."""
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param("scale", nn.initializers.ones, (1, 1, 1, self.features))
+    return jnp.abs(jnp.fft.fft(x, axis=1)).sum(-1, keepdims=True) * scale
+
+
+@pytest.fixture
+def toy_types(monkeypatch):
+  for name, kind in (("low_rank", LowRank), ("spectral", Spectral)):
+    place = f"{__name__}:{kind.__name__}"
+    monkeypatch.setitem(registry.CONVOLUTIONS, name, place)
+
+
+def test_a_type_with_kernels_of_its_own_is_counted(toy_types):
+  config = load("conv_study", convolution="low_rank")
+  layers = structure.layers(config)
+  slots = [layer for layer in layers if layer.kind == "LowRank"]
+  sides = [(16, 16, 32), (16, 32, 32), (8, 32, 64), (8, 64, 64)]
+  # a and b; their product, and with it 3x3 from `before` to `after` at each pixel.
+  by_hand = [
+    (
+      4 * (9 * before + after),
+      9 * before * after * 4 + side**2 * 9 * before * after,
+    )
+    for side, before, after in sides
+  ]
+  assert [(layer.parameters, layer.multiply_adds) for layer in slots] == by_hand
+  assert [layer.receptive_field.size for layer in slots] == [
+    structure_layer.receptive_field.size
+    for structure_layer in structure.layers(load("conv_study"))
+    if structure_layer.name.endswith("/conv")
+  ]
+  network = models.create(config, 10)
+  shapes = jax.eval_shape(
+    lambda key: network.init(key, jnp.ones((1, 32, 32, 3)), train=False),
+    jax.random.key(0),
+  )
+  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  assert summary.totals(layers)["parameters"] == total
+
+
+def test_what_cannot_be_counted_is_a_lower_bound(toy_types):
+  layers = structure.layers(load("conv_study", convolution="spectral"))
+  text = summary.text(layers, "spectral")
+  assert "block1_conv1: the arithmetic of fft is not counted" in text
+  assert "block1_conv1: its receptive field may be smaller" in text
+  row = next(line for line in text.splitlines() if line.startswith("block1_conv1 "))
+  assert "at least 0" in row
+  total = next(line for line in text.splitlines() if line.startswith("total"))
+  assert "at least" in total

@@ -25,8 +25,11 @@ def plan(*flags, config=QUICK):
 
 def test_every_combination_with_the_first_seed_then_with_the_second():
   folders, planned, output = plan(
-    *("--seeds=2", "--vary=model.convolution=plain,grouped"),
-    *("--vary", "schedule.learning_rate=0.1,0.2", "--config.batch_size=64"),
+    "--seeds=2",
+    "--vary=model.convolution=plain,grouped",
+    "--vary",
+    "schedule.learning_rate=0.1,0.2",
+    "--config.batch_size=64",
   )
   settings = [
     f"convolution={kind},learning_rate={rate}"
