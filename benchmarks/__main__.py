@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run(sys.argv[1:] if argv is None else argv)
     return 0
   except UserError as error:
-    return command_line.report(error)
+    return command_line.report_error(error)
   except KeyboardInterrupt:
     return 130
 

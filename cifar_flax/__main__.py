@@ -15,7 +15,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
   "preview": ("tools.preview", (), "draws the data as training sees them"),
   "predict": ("tools.predict", (), "classifies pictures with a trained network"),
   "export": ("tools.export", (), "writes a trained network for other programs"),
-  "report": ("tools.report", (), "compares runs, as Markdown and as one page"),
+  "report": ("tools.report", (), "compares runs, as Markdown and as one HTML page"),
   "sweep": ("tools.sweep", (), "trains a config with many values and seeds"),
   "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
 }
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code of `command_line.report`."""
+  """Runs; returns the exit code of `command_line.report_error`."""
   return command_line.answer(run, argv)
 
 

@@ -91,14 +91,14 @@ def keep_compiled_programs() -> None:
   try:
     folder = private_folder(COMPILED)
     check_irreplaceable(folder)
-    tidy(folder, MAX_BYTES)
+    evict(folder, MAX_BYTES)
   except OSError as error:
     logging.warning("Continuing without a cache of compiled programs (%s).", error)
   else:
     config.update("jax_compilation_cache_dir", str(folder))
 
 
-def tidy(folder: pathlib.Path, max_bytes: int) -> None:
+def evict(folder: pathlib.Path, max_bytes: int) -> None:
   """Deletes damaged files, then the least recently used until the rest fits.
 
   JAX limits the size of its cache only with an optional package. When the disk is full,

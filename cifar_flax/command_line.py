@@ -125,15 +125,15 @@ def answer(run: Callable[[list[str]], int | None], argv: list[str] | None) -> in
     argv: the arguments; None for those of this process.
 
   Returns:
-    What `run` returns, or the code of the error, as `report` says.
+    What `run` returns, or the code of the error, as `report_error` says.
   """
   try:
     return run(sys.argv[1:] if argv is None else argv) or 0
   except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
-    return report(error)
+    return report_error(error)
 
 
-def report(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
   """Prints one line for an error that a user is meant to read.
 
   Returns:

@@ -171,7 +171,7 @@ class Config(_Section):
 
   name: str = key("", "names the run directory; '' is the config file's name")
   seed: int = key(
-    0, "of initialisation, order, augmentation and dropout", low=0, high=2**31 - 1
+    0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**31 - 1
   )
   num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
   batch_size: int = key(128, "images per step, over all devices", low=1)
@@ -246,11 +246,9 @@ def _allowed(field: dataclasses.Field) -> str:
     more = f", {limits['prefix']}PATH" if limits["prefix"] else ""
     return "one of " + ", ".join(limits["choices"]) + more
   kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-  words = [kind[field.type]]  # type: ignore[index]
-  words += [f">= {limits['low']}"] if limits["low"] is not None else []
-  words += [f"<= {limits['high']}"] if limits["high"] is not None else []
-  words += [f"< {limits['below']}"] if limits["below"] is not None else []
-  return " ".join(words)
+  bounds = (("low", ">="), ("high", "<="), ("below", "<"))
+  found = [f"{sign} {limits[k]}" for k, sign in bounds if limits[k] is not None]
+  return " ".join([kind[field.type], " and ".join(found)]).strip()  # type: ignore[index]
 
 
 def nearest(name: str, known) -> str:

@@ -24,7 +24,7 @@ COLORS = (
 )
 
 
-def dress(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
   """Styles axes: a faint grid, and only the left and bottom spines."""
   axes.grid(color=GRID, lw=0.8)
   axes.set_axisbelow(True)
@@ -39,7 +39,7 @@ def panels(number: int, width: float, height: float) -> tuple[Figure, Sequence[A
   figure = Figure(figsize=(width * number, height), dpi=100, layout="constrained")
   axes = figure.subplots(1, number, squeeze=False)[0]
   for each in axes:
-    dress(each)
+    style_axes(each)
   return figure, axes
 
 

@@ -96,7 +96,7 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs; returns the exit code of `command_line.report`, or 1 for a lost process."""
+  """Runs; returns the code of `command_line.report_error`, or 1 for a lost process."""
   start_time = time.monotonic()
   logging.basicConfig(format="%(message)s", level=logging.WARNING)
   argv = sys.argv[1:] if argv is None else argv
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
   except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
     if isinstance(error, Diverged | Stopped):  # so it is in all processes
       processes.wait_for_all()
-    code = command_line.report(error)
+    code = command_line.report_error(error)
   except RuntimeError as error:
     if not processes.is_lost_process(error):
       raise

@@ -1,4 +1,4 @@
-"""What a config can name: one line a network, convolution type or data set.
+"""What a config can name: one line per network, convolution type or data set.
 
 The values say where each lives, as `module:attribute`, and are looked up when they are
 needed, so that a config is checked against the names without importing JAX or TFDS.

@@ -327,7 +327,7 @@ class Program:
 
   Attributes:
     network, tx, schedule: from the config.
-    steps_per_epoch: updates an epoch.
+    steps_per_epoch: updates per epoch.
     train_steps: (state, images, labels, num_steps, indices) -> (state, health),
       donating the state; indices [devices, steps, batch per device], of which
       `num_steps` steps are made; health is a `Health`.

@@ -42,7 +42,7 @@ class CallLength:
     allowed = SECONDS_PER_DISPATCH / max(self._seconds_per_step, 1e-9)
     return max(1, int(min(allowed, self.most)))
 
-  def took(self, num_steps: int, seconds: float) -> None:
+  def record(self, num_steps: int, seconds: float) -> None:
     """Records how long a call took."""
     if self._calls:
       self._seconds_per_step = seconds / num_steps
@@ -73,7 +73,7 @@ class Trainer:
       devices: to run on; all there are by default.
 
     Raises:
-      UserError: the data are not to be had.
+      UserError: the data cannot be found or downloaded.
     """
     self.config = config
     self.devices = list(jax.devices() if devices is None else devices)
@@ -284,7 +284,7 @@ class Trainer:
         epoch=epoch + 1,
         step=made,
         steps=program.steps_per_epoch,
-        images_per_second=made * config.batch_size / self.epoch_seconds(),
+        images_per_second=made * config.batch_size / max(self.epoch_seconds(), 1e-9),
         **self.state.metrics.means(),
       )
     if self.record.training_seconds is None:
@@ -368,14 +368,14 @@ class Trainer:
     length = self._call_lengths.setdefault(phase, CallLength(min(size, num_steps)))
     while first < num_steps:
       # Clocks differ between processes, which must make the same number of steps.
-      count = min(processes.agreed(length.steps()), num_steps - first)
+      count = min(processes.max_over_processes(length.steps()), num_steps - first)
       if phase == "train" and (interval := self.config.checkpoint.every_steps):
         count = min(count, interval - self.updates % interval)
       padding = [(0, 0), (0, length.most - count), (0, 0)]
       pieces = [np.pad(array[mine, first : first + count], padding) for array in arrays]
       started = time.monotonic()
       yield np.int32(count), pieces
-      length.took(count, time.monotonic() - started)
+      length.record(count, time.monotonic() - started)
       first += count
 
 

@@ -3,8 +3,8 @@
 make train CONFIG=configs/cifar100.py
 make train CONFIG=configs/cifar100.py ARGS="--config.model.convolution=grouped"
 
-The published networks take CIFAR-100 as well (`--config.data.dataset=cifar100`), but
-their last layer, 7x7 from class to class, has half a million parameters then.
+The published networks take CIFAR-100 too (`--config.data.dataset=cifar100`), but then
+their last layer (7x7, 100 to 100 channels) has half a million parameters.
 """
 
 from cifar_flax.config import Config

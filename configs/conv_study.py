@@ -4,8 +4,8 @@ make study                    # all types, three seeds, and the report
 make train CONFIG=configs/conv_study.py ARGS=--config.model.convolution=grouped
 make study ARGS="--config.num_epochs=6 --config.data.train_split=train[:10000]"
 
-The third takes a third of an hour on two cores. `uniform` has four slots, 16 to 32 and
-32 to 32 channels at 16x16, 32 to 64 and 64 to 64 at 8x8. What surrounds them is the
+The last command takes about 20 minutes on two cores. `uniform` has four slots: 16 to 32
+and 32 to 32 channels at 16x16, 32 to 64 and 64 to 64 at 8x8. What surrounds them is the
 same for all types, and so is the recipe.
 """
 

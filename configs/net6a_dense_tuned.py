@@ -3,8 +3,8 @@
 make train CONFIG=configs/net6a_dense_tuned.py
 
 About 55 minutes on two cores, a third of what `net6a_dense` takes. The claim to test:
-better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm the
-network learns at a fifth of its rate, and its Dense layers, which hold half of the
+better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm,
+its learning rate is a fifth of that, and its Dense layers, which hold half of the
 parameters, keep their dropout.
 """
 

@@ -3,8 +3,8 @@
 make train CONFIG=configs/net6a_wide_tuned.py
 
 About 3.6 hours on two cores, a third of what `net6a_wide` takes. The claim to test is:
-better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm the
-network learns at a fifth of its rate.
+better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm,
+its learning rate is a fifth of that.
 """
 
 from cifar_flax.config import Config

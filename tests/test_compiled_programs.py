@@ -119,15 +119,15 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
   for path in paths:
     path.write_bytes(zlib.compress(os.urandom(1000)))
   size = newest.stat().st_size
-  caches.tidy(tmp_path, 4 * size)  # reads them: this is a use as well
+  caches.evict(tmp_path, 4 * size)  # reads them: this is a use as well
   for age, path in enumerate(paths):
     os.utime(path, (10**9 - age, 10**9 - age))
-  caches.tidy(tmp_path, 4 * size)
+  caches.evict(tmp_path, 4 * size)
   assert all(path.exists() for path in paths)
   os.utime(oldest, (10**9 + 1, 10**9 - 3))  # read since it was written
-  caches.tidy(tmp_path, 4 * size - 1)
+  caches.evict(tmp_path, 4 * size - 1)
   assert [path for path in paths if path.exists()] == [newest, newer, oldest]
-  caches.tidy(tmp_path, size)
+  caches.evict(tmp_path, size)
   assert [path for path in paths if path.exists()] == [oldest]
 
 
@@ -144,7 +144,7 @@ def test_a_damaged_program_is_deleted_before_it_is_stumbled_over(tmp_path):
   for name, content in (kept | damaged).items():
     (tmp_path / name).write_bytes(content)
   for _ in range(2):
-    caches.tidy(tmp_path, 10**6)
+    caches.evict(tmp_path, 10**6)
     assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
@@ -155,7 +155,7 @@ def test_a_program_is_read_through_once(tmp_path, monkeypatch):
     pathlib.Path, "read_bytes", lambda path: reads.append(path) or read(path)
   )
   for _ in range(3):
-    caches.tidy(tmp_path, 10**6)
+    caches.evict(tmp_path, 10**6)
   assert len(reads) == 1
 
 

@@ -229,7 +229,7 @@ def test_help_names_every_key_with_its_default_and_limits():
     assert f"  {name}={field.default!r}\n" in text
     assert field.metadata["meaning"] in text
   assert "one of keras_adam, adam, sgd" in text
-  assert "a number >= 0.0 < 1.0" in text
+  assert "a number >= 0.0 and < 1.0" in text
 
 
 def test_configs_are_checked_without_jax():

@@ -132,12 +132,12 @@ def test_a_dispatch_is_one_step_at_first_and_again_to_see_how_long_it_takes():
 def test_a_dispatch_takes_about_two_seconds_and_at_least_a_step():
   length = trainer.CallLength(most=100)
   assert length.steps() == 1
-  length.took(1, 30.0)  # compilation
+  length.record(1, 30.0)  # compilation
   assert length.steps() == 1
   for num_steps, seconds, expected in ((1, 0.1, 20), (20, 1.0, 40), (40, 1e3, 1)):
-    length.took(num_steps, seconds)
+    length.record(num_steps, seconds)
     assert length.steps() == expected
-  length.took(1, 0.0)
+  length.record(1, 0.0)
   assert length.steps() == 100
 
 

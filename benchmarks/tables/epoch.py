@@ -1,6 +1,6 @@
 """Table 3: the trainer on real images beside the same steps on one fixed batch.
 
-What the trainer is slower is what augmentation, progress and metrics cost.
+The difference is the cost of augmentation, progress reports and metrics.
 """
 
 from collections.abc import Iterator

@@ -45,7 +45,7 @@ def training_view(
 def augment(
   images: jax.Array, example_keys: jax.Array, config: Augmentation
 ) -> jax.Array:
-  """Zooms, flips, crops and cuts out, in this order, whatever the config asks for.
+  """Applies the zoom, flip, crop and cutout that the config enables, in this order.
 
   Args:
     images: float [batch, height, width, channels], height = width.
@@ -91,7 +91,7 @@ def zoom(
 
   Output row r shows input row rows * (r - center) + center, clamped to the image,
   and columns alike, so a factor above 1 shrinks what is seen. The map is diagonal:
-  one two-banded matrix for rows, one for columns, two small products an image and
+  one two-banded matrix for rows, one for columns, two small products per image and
   no gather. Same result as scipy.ndimage.affine_transform(order=1, mode="nearest").
 
   Args:

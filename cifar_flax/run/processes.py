@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from cifar_flax.errors import UserError
+from cifar_flax.run import signals
 
 # A process without a heartbeat for this long is considered dead, and the others exit.
 DEAD_AFTER_SECONDS = 40
@@ -67,7 +68,7 @@ def supervise() -> None:
 
 def _wait(child: int) -> int:
   """Forwards signals to the child until it exits; returns its shell exit code."""
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in signals.SIGNALS:
     signal.signal(number, lambda number, _: os.kill(child, number))
   _, status = os.waitpid(child, 0)
   code = os.waitstatus_to_exitcode(status)
@@ -75,7 +76,7 @@ def _wait(child: int) -> int:
     reason = "JAX aborted this one; see its message above"
     print(lost_process_message(reason), file=sys.stderr)
     return 1
-  if code not in (-signal.SIGINT, -signal.SIGTERM) and code < 0:
+  if code < 0 and -code not in signals.SIGNALS:
     name = signal.Signals(-code).name
     print(f"error: this process was killed by {name}; {_HINT}", file=sys.stderr)
   return code if code >= 0 else 128 - code
@@ -152,7 +153,7 @@ def is_lost_process(error: RuntimeError) -> bool:
   return is_distributed() and isinstance(error, jax.errors.JaxRuntimeError)
 
 
-def agreed(value: int) -> int:
+def max_over_processes(value: int) -> int:
   """Returns the largest `value` of all processes; every process must call it."""
   import jax
 

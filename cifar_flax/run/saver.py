@@ -45,7 +45,7 @@ class Saver:
     """
     self._stop.defer()  # from the first step on, exiting without saving loses work
     interval = self._config.checkpoint.every_steps
-    if signal := processes.agreed(self._stop.signal):
+    if signal := processes.max_over_processes(self._stop.signal):
       self._save(step)
       raise Stopped(signal)
     if interval and step % interval == 0 and step != self._last_step:

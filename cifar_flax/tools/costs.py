@@ -68,7 +68,7 @@ class _Value:
 
   Attributes:
     products: products that have not been summed yet: (scope, how many) each.
-    is_sum: whether it is a sum that a layer writes itself, or one that a loop carries.
+    is_sum: whether it is a sum written by hand, or a value that a loop accumulates.
     is_zero: whether it is the constant 0, with which accumulation starts.
   """
 

@@ -1,8 +1,8 @@
 """Finds which pixels of the image each value of a traced program depends on.
 
-Every value keeps, for rows and for columns of the image, along which of its axes its
-elements move over the image, and which pixels an element sees: element i sees the
-pixels from `jump * i + low` to `jump * i + high` (Araujo et al. 2019, "Computing
+Every value records which of its axes runs along the image's rows and which along its
+columns, and which pixels an element sees: element i sees the pixels from
+`jump * i + low` to `jump * i + high` (Araujo et al. 2019, "Computing
 receptive fields of convolutional neural networks"). Values that are combined see what
 any of them sees, so skips and branches are followed like everything else.
 """

@@ -19,9 +19,11 @@ from typing import Any, Protocol
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
-from cifar_flax.run import directory
+from cifar_flax.run import directory, signals
 
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # exit codes of cifar_flax.main
+USER_ERROR = 2  # exit code of a command that was given wrong input
+# Exit codes of a run that a signal stopped.
+STOPPED = tuple(128 + number for number in signals.SIGNALS)
 # How long to wait for runs to exit after Ctrl-C, which the terminal sends to them as
 # well, before they get SIGTERM; and after SIGTERM, before they are abandoned.
 SECONDS_AFTER_CTRL_C = 10.0
@@ -161,7 +163,7 @@ def train_all(
   after_each: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
   at_once: int = 1,
   start: Callable[[Job, int | None], Process] = start_process,
-  stop_codes: Sequence[int] = (INTERRUPTED, TERMINATED),
+  stop_codes: Sequence[int] = STOPPED,
 ) -> int:
   """Trains the runs that are not finished.
 

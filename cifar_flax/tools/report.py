@@ -48,13 +48,17 @@ def row(group: "Group") -> list[str]:
 
   published = group.published
   return [
-    *(group.label, str(len(group.runs))),
-    *(f"{group.parameters:,}", f"{group.multiply_adds:,}"),
+    group.label,
+    str(len(group.runs)),
+    f"{group.parameters:,}",
+    f"{group.multiply_adds:,}",
     str(len(group.runs[0].rows)),
     percent("eval_accuracy"),
     f"{100 * published.test_accuracy:.2f}" if published else "-",
-    *(percent("train_accuracy"), percent("gap")),
-    *(spread(group.values(name), digits=0) for name in ("speed", "seconds")),
+    percent("train_accuracy"),
+    percent("gap"),
+    spread(group.values("speed"), digits=0),
+    spread(group.values("seconds"), digits=0),
   ]
 
 

@@ -85,7 +85,7 @@ def reproduce(
 
   write_table({})
   # An error in the user's input, such as missing data, would stop the other runs too.
-  stop_codes = (jobs.USER_ERROR, jobs.INTERRUPTED, jobs.TERMINATED)
+  stop_codes = (jobs.USER_ERROR, *jobs.STOPPED)
   code = jobs.train_all(planned, write_table, start=start, stop_codes=stop_codes)
   if code not in stop_codes:
     print((output / "results.md").read_text())

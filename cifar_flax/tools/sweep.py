@@ -4,7 +4,7 @@
 several times; --vary KEY takes every name that the key may have. --seeds N trains each
 with N seeds. The run directories are OUTPUT/KEY=A/seed0 and so on; all runs with seed 0
 are trained before those with seed 1. Rerun the same command to resume. At the end,
-`cifar_flax.tools.report` compares the runs in OUTPUT/report.
+`report` compares the runs in OUTPUT/report.
 
 --ablate BASE, instead of --vary, measures the effect of each change from the config
 BASE. It trains the config, the config without each of the changes in turn, and the
@@ -141,7 +141,7 @@ def run(argv: list[str]) -> int:
   planned, output, flags = plan(argv)
   code = jobs.train_all(planned, at_once=flags.at_once)
   done = [str(job.workdir) for job in planned if jobs.finished_summary(job)]
-  if code in (jobs.INTERRUPTED, jobs.TERMINATED) or not done:
+  if code in jobs.STOPPED or not done:
     return code
   if flags.ablate is not None:
     table = ablation.table(planned)

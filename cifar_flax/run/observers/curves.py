@@ -11,7 +11,7 @@ from cifar_flax.figures import COLORS, TEXT
 
 TRAIN, EVAL, *_ = COLORS
 PUBLISHED = "#b3b3b3"
-WIDTH, HEIGHT, DPI = 11.0, 4.5, 110  # inches, inches, pixels an inch
+WIDTH, HEIGHT, DPI = 11.0, 4.5, 110  # inches, inches, pixels per inch
 _COLORS = (("train", TRAIN), ("eval", EVAL))
 
 
@@ -26,7 +26,7 @@ def render(
   Uses Matplotlib's objects and no global state, so that a thread may call it.
 
   Args:
-    rows: a dictionary an epoch, at least one: epoch, train_loss, train_accuracy,
+    rows: one dictionary per epoch, at least one: epoch, train_loss, train_accuracy,
       eval_loss, eval_accuracy; accuracies 0..1. Both eval_ may be None.
     title: above both panels.
     published: rows of `published.curves`; drawn up to the run's last epoch.
@@ -117,7 +117,7 @@ def _name_last_values(axes, row, what: str, factor: float, digits: int) -> None:
 
 
 def _dress(axes, last: int) -> None:
-  figures.dress(axes)
+  figures.style_axes(axes)
   margin = 0.02 * (last - 1) + 0.05
   axes.set_xlim(1 - margin, last + margin)
   axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True))
