@@ -124,7 +124,7 @@ class Slot(NamedTuple):
 
 
 def convolution_types(config: Model) -> dict[str, Slot]:
-  """Returns each type of `registry.CONVOLUTIONS`, with its BatchNorm and ReLU.
+  """Returns the types that are measured, each with its BatchNorm and ReLU.
 
   Four of them are in `net6b`; `plain` is in block 2 of `net6a`, `grouped` in `uniform`.
   """

@@ -31,6 +31,7 @@ STRIDES = [(1, 1), (2, 2)]
 KERNELS = [1, 2, 3, 4, 5, 6, 7]
 DILATIONS = [1, 2, 3]
 SINGLE = ["plain", "spatially_separable", "depthwise_separable", "grouped"]
+EQUATIONS = [*SINGLE, "filter_groups", "dilated_branches"]  # types in `expected`
 BRANCHES = [(1, 2), (3, 5), (4, 7), (1, 3, 6)]
 RATES = [(1,), (2,), (1, 2), (1, 2, 3)]
 IN_CHANNELS, FEATURES = 6, 12
@@ -57,7 +58,7 @@ GRID += [
 def sample_of_the_grid(number):
   """`number` cases of each type, the same ones every time."""
   chosen = []
-  for kind in registry.CONVOLUTIONS:
+  for kind in EQUATIONS:
     cases = [case for case in GRID if case[0] == kind]
     chosen += random.Random(f"{kind} 1").sample(cases, number)
   return chosen
@@ -152,7 +153,7 @@ def test_against_numpy(case, operations):
 
 @pytest.mark.full
 @pytest.mark.parametrize("operations", ["fast", "lax"])
-@pytest.mark.parametrize("kind", list(registry.CONVOLUTIONS))
+@pytest.mark.parametrize("kind", EQUATIONS)
 def test_the_whole_grid_against_numpy(kind, operations):
   for case in GRID:
     if case[0] == kind:
@@ -160,7 +161,7 @@ def test_the_whole_grid_against_numpy(kind, operations):
 
 
 def test_the_sample_sees_every_side_of_the_grid():
-  assert {case[0] for case in SAMPLE} == set(registry.CONVOLUTIONS)
+  assert {case[0] for case in SAMPLE} == set(EQUATIONS)
   for values, choose in [
     (SIZES, lambda case: case[2]),
     (STRIDES, lambda case: case[3]),
@@ -272,7 +273,7 @@ def test_separable_kernels_are_products_of_plain_ones():
     assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("kind", list(registry.CONVOLUTIONS))
+@pytest.mark.parametrize("kind", EQUATIONS)
 def test_rows_and_columns_may_differ(kind):
   """Strides and, if the type allows it, kernel sizes of rows and columns."""
   options = {"kernel": 3, "kernels": (3, 5), "dilations": (1, 2)}
@@ -347,7 +348,7 @@ def test_examples_in_the_docstrings():
     for cls in vars(convolutions).values()
     if isinstance(cls, type) and issubclass(cls, Convolution) and cls is not Convolution
   ]
-  assert len(examples) == len(registry.CONVOLUTIONS) and min(examples) >= 4
+  assert len(examples) >= len(EQUATIONS) and min(examples) >= 4
   assert results.attempted == sum(examples)
 
 
@@ -381,7 +382,31 @@ def test_what_does_not_divide_is_refused(layer, message):
 
 def test_every_type_is_registered():
   types = {registry.lookup(entry) for entry in registry.CONVOLUTIONS.values()}
-  assert types == set(Convolution.__subclasses__()) - {Shuffled}
+  ours = {
+    c for c in Convolution.__subclasses__() if c.__module__.startswith("cifar_flax")
+  }
+  assert ours <= types
+
+
+@pytest.mark.parametrize("kind", registry.CONVOLUTIONS)
+def test_any_registered_type_fits_into_a_network(kind):
+  """Shape and type; both kinds of operations; an image alone, or in a batch."""
+  make = registry.lookup(registry.CONVOLUTIONS[kind])
+  x = np.random.default_rng(0).normal(size=(3, 8, 8, 12)).astype(np.float32)
+  results = []
+  for operations in ("fast", "lax"):
+    convolve = ops.select(operations).conv_general_dilated
+    conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+    layer = make(features=24, conv=conv)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+    variables = random_like(shapes, seed=1)
+    results.append(np.asarray(jax.jit(layer.apply)(variables, x)))
+    assert results[-1].shape == (3, 8, 8, 24) and results[-1].dtype == np.float32
+    alone = np.asarray(layer.apply(variables, x[1:2]))[0]
+    largest = np.abs(results[-1]).max()
+    assert np.abs(alone - results[-1][1]).max() <= 1e-5 * largest
+  assert np.abs(results[0] - results[1]).max() <= 1e-4 * largest
+  assert np.std(results[0]) > 0
 
 
 # A type of one's own: the class, and one entry in the registry.
