@@ -31,7 +31,7 @@ def draw(layers: Sequence[Layer], title: str) -> Figure:
   rows = _rows(layers)
   most = max(rows.count(row) for row in rows)
   height = (max(rows) + 2) * (HEIGHT + GAP) + 0.6
-  width = max(most * (WIDTH + GAP), WIDTH) + 2.6
+  width = max(most * (WIDTH + GAP), WIDTH) + 3.0
   figure = Figure(figsize=(width, height), dpi=100)
   axes = figure.add_axes((0, 0, 1, 1))
   axes.set(xlim=(0, width), ylim=(height, 0))
@@ -65,7 +65,7 @@ def _rows(layers: Sequence[Layer]) -> list[int]:
   rows: list[int] = []
   for layer in layers:
     inputs = layer.receptive_field.inputs
-    rows.append(1 + max(rows[i] if i != IMAGE else -1 for i in inputs))
+    rows.append(1 + max((rows[i] for i in inputs if i != IMAGE), default=-1))
   return rows
 
 
@@ -150,11 +150,11 @@ def _draw_frames(
         ls=(0, (4, 2)),
       )
     )
-    kind = name.rpartition("/")[2].rpartition("_")[0] or name
+    label = f"{name}\n{layers[numbers[0]].part_of}"
     axes.text(
       left - 0.08,
       top + high / 2,
-      kind,
+      label,
       fontsize=7.5,
       ha="right",
       va="center",

@@ -59,6 +59,8 @@ class Layer:
     elementwise: other results of arithmetic, such as scaling and gating.
     unknown: operations that hide arithmetic; with any, both counts are lower bounds.
     receptive_field: receptive field of its output, and the layers it reads.
+    part_of: class of the module that contains it, such as `FilterGroups`; "" if it is
+      the network.
   """
 
   name: str
@@ -74,6 +76,7 @@ class Layer:
   elementwise: int = 0
   unknown: tuple[str, ...] = ()
   receptive_field: ReceptiveField = ReceptiveField()
+  part_of: str = ""
 
   @property
   def activations(self) -> int:
@@ -140,7 +143,7 @@ class _Tracer:
     self._network = network.clone(max_pool=self._max_pool)
     self._pool: Callable[..., jax.Array] = network.max_pool
     self._variables = variables
-    self._active: set[tuple[str, ...]] = set()
+    self._active: dict[tuple[str, ...], str] = {}
     self._counted: set[tuple[str, ...]] = set()
     self._number = 0
     self.finished: list[_Call] = []
@@ -161,11 +164,11 @@ class _Tracer:
     # A subclass that calls its parent's `__call__` is one call.
     if context.method_name != "__call__" or not path or path in self._active:
       return call(*args, **kwargs)
-    self._active.add(path)
+    self._active[path] = type(module).__name__
     scope = self._new_scope()
     with jax.named_scope(scope):
       y = call(*args, **kwargs)
-    self._active.discard(path)
+    del self._active[path]
     return self._finish(scope, module, path, y)
 
   def _max_pool(self, x: jax.Array, window: int = 2) -> jax.Array:
@@ -188,6 +191,7 @@ class _Tracer:
       "name": "/".join(path) or "(network)",
       "kind": type(module).__name__,
       "output": tuple(jax.tree.leaves(y)[0].shape[1:]),
+      "part_of": self._active.get(path[:-1], ""),
     }
     if path not in self._counted:
       self._counted.add(path)
