@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from cifar_flax import config as config_lib
-from cifar_flax import registry, steps
+from cifar_flax import registry, steps, tables
 from cifar_flax.ops import compiler
 
 GIB = 2**30
@@ -135,6 +135,20 @@ def _bytes(leaf: Any) -> int:
   return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
 
+COLUMNS = (
+  "config",
+  "topology",
+  "arguments MiB",
+  "padded",
+  "temporary MiB",
+  "state donated",
+  "GFLOP",
+  "traffic GB",
+  "estimated s/epoch",
+  "problems",
+)
+
+
 def main() -> int:
   """Prints the table; returns 1 if there is a problem."""
   parser = argparse.ArgumentParser(
@@ -146,24 +160,26 @@ def main() -> int:
   parser.add_argument("--configs", default=configs, help="default: %(default)s")
   parser.add_argument("--topologies", default=",".join(CHIPS), help="%(default)s")
   flags = parser.parse_args()
-  print(
-    "| config | topology | arguments MiB | padded | temporary MiB | state donated | "
-    "GFLOP | traffic GB | estimated s/epoch | problems |\n" + "|---" * 10 + "|"
-  )
+  print("\n".join(tables.markdown(COLUMNS)))
   failed = False
   for path in flags.configs.split(","):
     for topology in flags.topologies.split(","):
       chip, epoch = CHIPS[topology], compile_epoch(path, topology)
       problems = epoch.problems(chip)
       failed |= bool(problems)
-      print(
-        f"| {path} | {topology} | {epoch.arguments / 2**20:,.0f} | "
-        f"{epoch.arguments / epoch.logical:.2f}x | {epoch.temporary / 2**20:,.0f} | "
-        f"{min(1, epoch.aliased / epoch.state):.0%} | {epoch.flops / 1e9:,.0f} | "
-        f"{epoch.traffic / 1e9:,.0f} | {epoch.seconds(chip):.2f} | "
-        f"{'; '.join(problems) or 'none'} |",
-        flush=True,
+      cells = (
+        path,
+        topology,
+        f"{epoch.arguments / 2**20:,.0f}",
+        f"{epoch.arguments / epoch.logical:.2f}x",
+        f"{epoch.temporary / 2**20:,.0f}",
+        f"{min(1, epoch.aliased / epoch.state):.0%}",
+        f"{epoch.flops / 1e9:,.0f}",
+        f"{epoch.traffic / 1e9:,.0f}",
+        f"{epoch.seconds(chip):.2f}",
+        "; ".join(problems) or "none",
       )
+      print(tables.markdown_row(cells), flush=True)
   return 1 if failed else 0
 
 

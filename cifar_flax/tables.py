@@ -39,13 +39,14 @@ class Table:
     return "\n".join([f"## {self.title}", "", *body, "", *_notes(self.notes), ""])
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  """Returns the lines of a Markdown table; a `|` in a cell is escaped."""
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> list[str]:
+  """Returns the lines of a Markdown table."""
+  return [markdown_row(columns), "|" + "---|" * len(columns), *map(markdown_row, rows)]
 
-  def line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
-  return [line(columns), "|" + "---|" * len(columns), *map(line, rows)]
+def markdown_row(cells: Sequence[str]) -> str:
+  """Returns a line of a Markdown table; a `|` in a cell is escaped."""
+  return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:

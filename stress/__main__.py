@@ -17,6 +17,7 @@ from collections.abc import Callable
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+from cifar_flax import tables
 from stress import devices, files, processes, stops, untrusted
 from stress.lab import Lab, Row
 
@@ -63,17 +64,16 @@ def main() -> int:
       f"choose from {', '.join(names)}"
     )
   experiments = EXPERIMENTS | {"kills": lambda lab: stops.kills(lab, flags.kills)}
-  lines = [*_header(), "| experiment | times | result | passed |"]
-  lines += ["|---|---|---|---|"]
+  lines = [*_header(), *tables.markdown(("experiment", "times", "result", "passed"))]
   print("\n".join(lines), flush=True)
   failed = 0
   with tempfile.TemporaryDirectory(prefix="stress") as folder:
     lab = Lab(pathlib.Path(folder))
     for name in chosen:
       for row in experiments[name](lab):
-        found = row.found.replace(folder, "").replace("|", "/")
-        verdict = "yes" if row.passed else "NO"
-        lines.append(f"| {row.what} | {row.times} | {found} | {verdict} |")
+        found, verdict = row.found.replace(folder, ""), "yes" if row.passed else "NO"
+        cells = (row.what, str(row.times), found, verdict)
+        lines.append(tables.markdown_row(cells))
         failed += not row.passed
         print(lines[-1], flush=True)
         if flags.output:

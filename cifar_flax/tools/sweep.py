@@ -108,14 +108,12 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   """
   overrides, others = command_line.split_overrides(argv)
   flags = _parser().parse_args(others)
-  if flags.config is None:
-    raise UserError("--config=FILE is missing; for example --config=configs/net6b.py")
   command_line.check_at_least(flags, seeds=1, at_once=1)
+  config = command_line.load_config(flags.config, {})
   values = varied(flags.vary)
   for key in ("seed", "name", *values):
     if key in overrides:
       raise UserError(f"--config.{key}={overrides[key]!r}: the sweep sets this key")
-  config = config_lib.load(flags.config)
   if flags.ablate is None:
     settings, name = combinations(values), f"{config.name}-sweep"
   else:
