@@ -129,10 +129,18 @@ def test_files_of_the_house_survive_it_too(file, tmp_path):
   assert config_lib.load(str(copy)) == config
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_a_file_of_the_house_names_its_command(file):
-  command = f"make train CONFIG=configs/{file.name}"
-  assert command in file.read_text() or "make quickstart" in file.read_text()
+def test_every_committed_config_names_its_command():
+  """A config that somebody is trying out, and has not committed, need not."""
+  listed = subprocess.run(
+    ["git", "-C", str(ROOT), "ls-files", "configs/*.py"], capture_output=True, text=True
+  )
+  files = [ROOT / name for name in listed.stdout.split()]
+  if not files:
+    pytest.skip("not a git repository")
+  for file in files:
+    command = f"make train CONFIG=configs/{file.name}"
+    text = file.read_text()
+    assert command in text or "make quickstart" in text, file.name
 
 
 def test_loading_twice_shares_nothing():
