@@ -148,10 +148,9 @@ class _Counter:
     """Counts what an equation's programs compute."""
     kind = equation.primitive.name
     if kind == "scan":
-      length, carried = equation.params["length"], equation.params["num_carry"]
-      first = equation.params["num_consts"]
-      for i in range(first, first + carried):  # what a loop may accumulate
-        values[i] = dataclasses.replace(values[i], is_sum=True)
+      for i in _carried(equation, inner[0]):  # what a loop may accumulate
+        values[i] = dataclasses.replace(values[i], is_sum=True, is_zero=False)
+      length = equation.params["length"]
       return self.run(inner[0], values, scope, times * length)
     if kind in ("while", "cond"):
       self._cost(scope).unknown.add(kind)
@@ -238,6 +237,23 @@ def programs(equation: Any) -> Iterator[Any]:
       each = getattr(each, "jaxpr", each)
       if hasattr(each, "eqns"):
         yield each
+
+
+def _carried(equation: Any, body: Any) -> range:
+  """Returns which inputs of a scan it carries from one step to the next.
+
+  They stand behind the constants and before the sequences, as in its results. A
+  sequence has an axis that the body does not see. (The parameters that count them
+  differ between versions of JAX.)
+  """
+
+  def same_rank(outer: Any, inner: Any) -> int:
+    pairs = zip(outer, inner, strict=True)
+    return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
+
+  carried = same_rank(equation.outvars, body.outvars)
+  fixed = same_rank(equation.invars, body.invars)
+  return range(fixed - carried, fixed)
 
 
 def _window(equation: Any) -> int:

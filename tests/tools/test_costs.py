@@ -105,6 +105,22 @@ class Scanned(nn.Module):
     return jax.lax.scan(lambda x, _: (jnp.tanh(x @ kernel), None), x, None, length=4)[0]
 
 
+class Accumulated(nn.Module):
+  """A depthwise filter of three rows, whose taps a scan adds up one by one."""
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param("kernel", nn.initializers.normal(1.0), (3, 1, 1, 1, IN))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    rows = jnp.stack([padded[:, i : i + SIZE] for i in range(3)])
+
+    def add(total, tap):
+      row, weight = tap
+      return total + row * weight, None
+
+    return jax.lax.scan(add, jnp.zeros_like(x), (rows, kernel))[0]
+
+
 class Vmapped(nn.Module):
   """A product for each image, by vmap."""
 
@@ -133,6 +149,7 @@ BY_HAND = {
   Twice: {"conv": 2 * 9 * IN * IN * PIXELS},
   Residual: {"conv1": 9 * IN * IN * PIXELS, "conv2": 9 * IN * IN * PIXELS},
   Scanned: {None: 4 * IN * IN * PIXELS},
+  Accumulated: {None: 3 * IN * PIXELS},
   Vmapped: {None: IN * OUT * PIXELS},
 }
 # Side of what an output sees: of 3x3 windows one behind the other; all of it for gates.
