@@ -110,19 +110,21 @@ def compile_epoch(path: str, topology: str) -> Epoch:
       state,
       jax.ShapeDtypeStruct((NUM_EXAMPLES, math.prod(IMAGE_SHAPE)), np.uint8),
       jax.ShapeDtypeStruct((NUM_EXAMPLES,), np.int32),
+      np.uint32(config.seed),
       np.int32(steps_per_epoch),
+      np.zeros(steps_per_epoch, np.float32),
       jax.ShapeDtypeStruct((len(devices), steps_per_epoch, batch), np.int32),
     )
     train_steps: Any = program.train_steps
     compiled = train_steps.lower(*arguments).compile()
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   cost = cost[0] if isinstance(cost, list) else cost
-  logical = sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments[:4]))
+  logical = sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments[:6]))
   return Epoch(
     cores=len(devices) // len({tuple(device.coords) for device in devices}),
     state=sum(_bytes(leaf) for leaf in jax.tree.leaves(state)),
     arguments=memory.argument_size_in_bytes,
-    logical=logical + _bytes(arguments[4]) // len(devices),
+    logical=logical + _bytes(arguments[6]) // len(devices),
     temporary=memory.temp_size_in_bytes,
     aliased=memory.alias_size_in_bytes,
     # The number of steps is an argument, so the analysis counts the loop's body once.

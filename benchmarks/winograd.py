@@ -30,11 +30,13 @@ def make_run(net: str, use: bool) -> Callable[[], None]:
   state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
   state, *data = steps.replicate((state, *fixed_batch(BATCH)), jax.devices())
   one = np.arange(BATCH, dtype=np.int32).reshape(len(jax.devices()), 1, -1)
-  indices = np.repeat(one, STEPS, axis=1)
+  indices, rates = np.repeat(one, STEPS, axis=1), np.zeros(STEPS, np.float32)
 
   def run() -> None:
     nonlocal state
-    state, _ = program.train_steps(state, *data, np.int32(STEPS), indices)
+    state, _ = program.train_steps(
+      state, *data, np.uint32(0), np.int32(STEPS), rates, indices
+    )
     jax.block_until_ready(state)
 
   if use:

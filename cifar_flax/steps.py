@@ -5,6 +5,7 @@ the images resident. The state is the same on every device and is donated; the o
 mapped argument is which images each device takes.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 
+from cifar_flax import config as config_lib
 from cifar_flax import models, ops, optimizer
 from cifar_flax.config import Config
 from cifar_flax.data import augmentation
@@ -24,6 +26,20 @@ from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.ops import compiler
 
 AXIS = "devices"
+# Keys and sections of the config that no compiled program depends on, except for the
+# shapes of its arguments. Runs that differ in nothing else share a `Program`.
+INDIVIDUAL = (
+  "name",
+  "seed",
+  "num_epochs",
+  "eval_batch_size",
+  "eval_every",
+  "eval_flip",
+  "steps_per_dispatch",
+  "data",
+  "schedule",
+  "checkpoint",
+)
 
 
 @flax.struct.dataclass
@@ -92,6 +108,21 @@ def create_state(
   It is a function of the config, `config.seed` included.
   """
   dtype = parameter_dtype(config)
+  initial_state = _initialise(network, tx, image_shape, dtype, config.ema_decay > 0)
+  # The seed is an argument, so that all seeds share one compiled program. No two arrays
+  # may share a buffer, since the state is donated; zeros may share one.
+  return jax.tree.map(np.array, initial_state(np.int32(config.seed)))
+
+
+@functools.lru_cache(maxsize=1)
+def _initialise(
+  network: models.Network,
+  tx: optax.GradientTransformation,
+  image_shape: tuple[int, ...],
+  dtype: Any,
+  has_ema: bool,
+) -> Callable:
+  """Returns a compiled function from the seed to the state before the first step."""
 
   def initial_state(seed) -> TrainState:
     images = jnp.zeros((1, *image_shape), dtype)
@@ -105,17 +136,14 @@ def create_state(
       params=params,
       batch_stats=batch_stats,
       opt_state=tx.init(params),
-      ema=averages if config.ema_decay else {},
+      ema=averages if has_ema else {},
       metrics=Metrics.empty(),
     )
 
   options: Mapping[str, str] = {}
   if jax.default_backend() == "cpu":  # the same bits, compiled in a fifth of the time
     options = compiler.supported({"xla_backend_optimization_level": "0"})
-  # The seed is an argument, so that all seeds share one compiled program.
-  state = jax.jit(initial_state, compiler_options=dict(options))(np.int32(config.seed))
-  # No two arrays may share a buffer, since the state is donated; zeros may share one.
-  return jax.tree.map(np.array, state)
+  return jax.jit(initial_state, compiler_options=dict(options))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -158,8 +186,16 @@ def make_train_step(
   network: models.Network,
   tx: optax.GradientTransformation,
   steps_per_epoch: int,
+  seed: Any = None,
 ) -> Callable:
   """Makes the training step of one device.
+
+  Args:
+    config: of the run.
+    network: from `config.model`.
+    tx: the optimizer.
+    steps_per_epoch: updates per epoch.
+    seed: of the run, which may be traced; `config.seed` by default.
 
   Returns:
     `train_step(state, images, labels, indices) -> (state, finite)`; `finite` is
@@ -167,9 +203,10 @@ def make_train_step(
   """
   apply: Callable = network.apply
   dtype = parameter_dtype(config)  # wider than bfloat16, for augmentation's sake
+  seed = config.seed if seed is None else seed
 
   def train_step(state: TrainState, images, labels, indices):
-    example_keys = ops.example_keys(config.seed, state.step, indices)
+    example_keys = ops.example_keys(seed, state.step, indices)
     x = augmentation.training_view(
       _images(images[indices]), example_keys, config.augmentation, dtype
     )
@@ -322,17 +359,52 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
   return jax.device_put(tree, jax.NamedSharding(_mesh(devices), jax.P()))
 
 
+def shared_program(
+  config: Config,
+  devices: Sequence[jax.Device],
+  num_classes: int,
+  num_examples: int,
+) -> "Program":
+  """Returns the `Program` of a run: that of the run before, if it fits both.
+
+  Arguments as for `Program`.
+  """
+  return program_of(program_key(config), tuple(devices), num_classes, num_examples)
+
+
+def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
+  """Returns the keys and values that the program of a run depends on."""
+  values = config_lib.flatten(config).items()
+  return tuple(pair for pair in values if pair[0].partition(".")[0] not in INDIVIDUAL)
+
+
+@functools.lru_cache(maxsize=1)
+def program_of(
+  key: tuple[tuple[str, Any], ...],
+  devices: tuple[jax.Device, ...],
+  num_classes: int,
+  num_examples: int,
+) -> "Program":
+  """Makes the `Program` of a `program_key`; other keys of its config have no effect."""
+  config = config_lib.from_dict(dict(key), "config")
+  return Program(config, devices, num_classes, num_examples)
+
+
 class Program:
-  """A config's network and optimizer, and its compiled steps on given devices.
+  """A network with its compiled steps, which all runs of the same shapes can share.
+
+  A run's seed and learning rates are arguments, so that runs that differ only in them
+  compile nothing again.
 
   Attributes:
-    network, tx, schedule: from the config.
+    network: from the config.
+    tx: an optimizer that makes the state of `config`'s.
     steps_per_epoch: updates per epoch.
-    train_steps: (state, images, labels, num_steps, indices) -> (state, health),
-      donating the state; indices [devices, steps, batch per device], of which
-      `num_steps` steps are made; health is a `Health`.
-      The number is an argument of one compiled loop, so that cutting an epoch
-      differently compiles nothing again and changes no bit.
+    train_steps: (state, images, labels, seed, num_steps, rates, indices) ->
+      (state, health), donating the state; indices [devices, steps, batch per device],
+      of which `num_steps` steps are made; rates [steps], the learning rate of each;
+      health is a `Health`. The number is an argument of one compiled loop, so that
+      cutting an epoch differently compiles nothing again and changes no bit.
     eval_steps: (sums, variables, images, labels, num_steps, indices, mask) -> sums, of
       `Metrics`.
     flip_eval_steps: the same with the mirror image of each image, as `make_eval_step`.
@@ -347,13 +419,16 @@ class Program:
   ):
     self.network = models.create(config.model, num_classes, AXIS)
     self.steps_per_epoch = num_examples // config.batch_size
-    self.schedule = optimizer.create_schedule(config, self.steps_per_epoch)
-    self.tx = optimizer.create_optimizer(config, self.schedule)
-    train_step = make_train_step(config, self.network, self.tx, self.steps_per_epoch)
+    # The rates are those of `train_steps`; these zeros only complete the state.
+    self.tx = optimizer.create_optimizer(config, optax.constant_schedule(0.0))
 
-    def train_steps(state, images, labels, num_steps, indices):
+    def train_steps(state, images, labels, seed, num_steps, rates, indices):
       def body(i, carry):
         before, finite_step = carry
+        tx = optimizer.create_optimizer(config, lambda _: rates[i])
+        train_step = make_train_step(
+          config, self.network, tx, self.steps_per_epoch, seed
+        )
         state, finite = train_step(before, images, labels, indices[i])
         finite &= finite_step == before.step
         return state, jnp.where(finite, state.step, finite_step)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import steps
+from cifar_flax import optimizer, steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets, samples
 from cifar_flax.errors import Diverged, UserError
@@ -61,6 +62,7 @@ class Trainer:
     devices: that it runs on, over all processes.
     dataset: images and labels, on the host.
     program: the network and its compiled steps.
+    schedule: the learning rate as a function of the number of updates made.
     state: on every device alike.
     record: its finished epochs, and what made them.
   """
@@ -80,7 +82,9 @@ class Trainer:
     self.dataset = datasets.load(config.data)
     num_examples = len(self.dataset.train.labels)
     num_classes = len(self.dataset.info.class_names)
-    self.program = steps.Program(config, self.devices, num_classes, num_examples)
+    self.program = steps.shared_program(config, self.devices, num_classes, num_examples)
+    schedule = optimizer.create_schedule(config, self.program.steps_per_epoch)
+    self.schedule = jax.jit(lambda step: jnp.broadcast_to(schedule(step), step.shape))
     image_shape = self.dataset.train.images.shape[1:]
     self.state = steps.create_state(
       config, self.program.network, self.program.tx, image_shape
@@ -187,7 +191,7 @@ class Trainer:
     row = {
       "epoch": len(self.history) + 1,
       "step": step,
-      "lr": float(self.program.schedule(step - 1)),
+      "lr": float(self.schedule(np.int32(step - 1))),
       "train_loss": trained["loss"],
       "train_accuracy": trained["accuracy"],
       "eval_loss": evaluated.loss if evaluated else None,
@@ -273,9 +277,11 @@ class Trainer:
     indices = batches.train_indices(
       config.seed, epoch, len(labels), config.batch_size, len(self.devices)
     )
-    for count, piece in self._calls("train", made, indices):
+    seed = np.uint32(config.seed)
+    for count, (piece,) in self._calls("train", made, indices):
+      rates = self._rates(piece.shape[1])
       self.state, health = program.train_steps(
-        self.state, images, labels, count, *piece
+        self.state, images, labels, seed, count, rates, piece
       )
       self._check(health, int(count))
       made += int(count)
@@ -289,6 +295,11 @@ class Trainer:
       )
     if self.record.training_seconds is None:
       self.record.training_seconds = self.epoch_seconds()
+
+  def _rates(self, number: int) -> np.ndarray:
+    """Returns the learning rates of the next steps, float32 or float64 [number]."""
+    rates = self.schedule(self.updates + np.arange(number, dtype=np.int32))
+    return np.asarray(rates, steps.parameter_dtype(self.config))
 
   def steps_into_epoch(self) -> int:
     """Returns the updates made since the last epoch in `history`."""
@@ -305,7 +316,7 @@ class Trainer:
       what = f"a moving average is not finite after steps {step - num_steps + 1}-{step}"
     else:
       return
-    rate = float(self.program.schedule(min(finite, step - 1)))
+    rate = float(self.schedule(np.int32(min(finite, step - 1))))
     raise Diverged(
       f"diverged: {what} (epoch {len(self.history) + 1}, learning rate {rate:g}); "
       "checkpoints hold finite numbers only; try a lower config.schedule.learning_rate"

@@ -463,7 +463,10 @@ def test_a_new_type_is_a_class_and_one_entry(monkeypatch):
   indices = np.arange(4, dtype=np.int32).reshape(2, 1, 2)
   arrays = steps.replicate((images, labels), devices)
   after, _ = program.train_steps(
-    steps.replicate(state, devices), *arrays, np.int32(1), indices
+    steps.replicate(state, devices),
+    *arrays,
+    *(np.uint32(0), np.int32(1), np.float32([0.1])),
+    indices,
   )
   assert int(after.step) == 1
   assert np.isfinite(after.metrics.means()["loss"])

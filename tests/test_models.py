@@ -14,7 +14,7 @@ import pytest
 import reference
 
 from cifar_flax import config as config_lib
-from cifar_flax import models, published, registry, steps, train
+from cifar_flax import models, optimizer, published, registry, steps, train
 from cifar_flax.config import Config
 from cifar_flax.data import batches
 from cifar_flax.data.sources import shapes10
@@ -523,9 +523,9 @@ def test_what_the_trainer_makes_of_a_config(name):
   num_classes = 100 if config.data.dataset == "cifar100" else 10
   program = steps.Program(config, devices, num_classes, num_examples=50_000)
   assert program.steps_per_epoch == 50_000 // config.batch_size
-  assert 0 < program.schedule(0) <= config.schedule.learning_rate
-  last = config.num_epochs * program.steps_per_epoch - 1
-  assert 0 < program.schedule(last) <= config.schedule.learning_rate
+  schedule = optimizer.create_schedule(config, program.steps_per_epoch)
+  for step in (0, config.num_epochs * program.steps_per_epoch - 1):
+    assert 0 < schedule(step) <= config.schedule.learning_rate
 
   def state_of(key):  # as `steps.create_state`, which goes on to host memory
     variables = program.network.init(key, jnp.ones((1, 32, 32, 3)), train=False)
@@ -547,7 +547,11 @@ def test_what_the_trainer_makes_of_a_config(name):
   labels = jax.ShapeDtypeStruct((50_000,), jnp.int32)
   number = jax.ShapeDtypeStruct((), jnp.int32)
   indices = jax.ShapeDtypeStruct((2, 4, config.batch_size // 2), jnp.int32)
-  after, _ = jax.eval_shape(program.train_steps, state, images, labels, number, indices)
+  seed = jax.ShapeDtypeStruct((), jnp.uint32)
+  rates = jax.ShapeDtypeStruct((4,), steps.parameter_dtype(config))
+  after, _ = jax.eval_shape(
+    program.train_steps, state, images, labels, seed, number, rates, indices
+  )
   for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
 
@@ -630,6 +634,6 @@ def test_every_key_is_read_by_somebody(keys_read, tmp_path, monkeypatch):
     config_lib.OPTIMIZERS, config_lib.SCHEDULES, fillvalue="sgd"
   ):
     config = small_config(tmp_path, optimizer__name=name, schedule__name=schedule)
-    steps.Program(config, jax.local_devices()[:1], 10, 20)
+    optimizer.create_optimizer(config, optimizer.create_schedule(config, 5))
 
   assert set(config_lib.fields()) - keys_read == set()

@@ -179,6 +179,31 @@ def test_state_stays_replicated_and_the_step_is_traced_once(monkeypatch):
     assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 8
 
 
+def test_runs_that_share_a_program_compile_once_and_are_as_by_themselves(monkeypatch):
+  calls = []
+  original = steps.augmentation.augment
+  count = lambda *args: calls.append(1) or original(*args)  # noqa: E731
+  monkeypatch.setattr(steps.augmentation, "augment", count)
+  changes = (
+    {"seed": 0},
+    {"seed": 2**31 - 1},
+    {"schedule__learning_rate": 0.01},
+    {"schedule__name": "one_cycle", "schedule__warmup_epochs": 1.0, "num_epochs": 7},
+    {"eval_every": 2, "checkpoint__keep": 3, "name": "another"},
+  )
+  shared = [tensors(trained(make_config(**change), 2, 2)) for change in changes]
+  assert len(calls) == 1
+  for change, together in zip(changes, shared, strict=True):
+    steps.program_of.cache_clear()
+    assert_equal_bits(together, tensors(trained(make_config(**change), 2, 2)))
+  assert len(calls) == 1 + len(changes)
+  assert all(
+    (shared[0][name] != shared[2][name]).any() for name in shared[0] if "kernel" in name
+  )
+  trained(make_config(label_smoothing=0.1), 2, 1)  # another program
+  assert len(calls) == 2 + len(changes)
+
+
 class ConstantLogits(nn.Module):
   """Logits that depend on nothing but one parameter."""
 

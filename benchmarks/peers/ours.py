@@ -6,7 +6,7 @@ import numpy as np
 from benchmarks.peers import ROOT, Workload, data_options, fixed_batch, load_config
 from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
-from cifar_flax import steps
+from cifar_flax import optimizer, steps
 from cifar_flax.trainer import STEPS_PER_DISPATCH, Trainer
 
 EXAMPLES = 50_000  # per epoch; schedules and the dispatch size depend on it
@@ -35,23 +35,27 @@ class Ours(OurLayers):
     if self.naive_in_loops:
       size, train_steps = 1, self._single_step(config, program)
     indices = self._indices(batch, size)
+    rates = np.full(size, config.schedule.learning_rate, steps.parameter_dtype(config))
 
     def run(num_steps: int) -> None:
       nonlocal state
       for _ in range(num_steps // size):
-        state, _ = train_steps(state, *data, np.int32(size), indices)
+        state, _ = train_steps(
+          state, *data, np.uint32(0), np.int32(size), rates, indices
+        )
       jax.block_until_ready(state)
 
     return Workload(run, size, {"parameters": parameters})
 
   def _single_step(self, config: config_lib.Config, program: steps.Program):
     """Returns a step that takes the arguments of `program.train_steps`."""
-    step = steps.make_train_step(
-      config, program.network, program.tx, program.steps_per_epoch
-    )
 
-    def single_step(state, images, labels, num_steps, indices):
+    def single_step(state, images, labels, seed, num_steps, rates, indices):
       del num_steps
+      tx = optimizer.create_optimizer(config, lambda _: rates[0])
+      step = steps.make_train_step(
+        config, program.network, tx, program.steps_per_epoch, seed
+      )
       return step(state, images, labels, indices[0])
 
     options = self.operations.compiler_options
