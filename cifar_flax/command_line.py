@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cifar_flax import config as config_lib
+from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
 
@@ -78,12 +79,14 @@ def load_config(path: str | None, overrides: dict[str, str]) -> Config:
   """Loads the config that `--config` names and sets the overridden keys.
 
   Raises:
-    UserError: there is no such file, or a key or value is wrong.
+    UserError: there is no such file, a key or value is wrong, or an overridden key has
+      no effect.
   """
   if path is None:
     raise UserError("--config=FILE is missing; for example --config=configs/net6b.py")
   config = config_lib.load(path)
   config = config_lib.validate(config_lib.override(config, overrides))
+  effects.check(overrides, [config])
   config.name = config.name or pathlib.Path(path).stem
   return config
 

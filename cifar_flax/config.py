@@ -21,6 +21,15 @@ from cifar_flax.errors import UserError
 DTYPES = ("float32", "bfloat16", "float64")
 OPTIMIZERS = ("keras_adam", "adam", "sgd")
 SCHEDULES = ("constant", "staircase", "cosine", "one_cycle")
+# What the keys below have no effect with; `tests/test_effects.py` checks every line.
+_FIXED_CONVOLUTIONS = {"model.name": ("net6a_dense", "net6a_wide", "net6a", "net6b")}
+_NO_DENSE_DROPOUT = {"model.name": ("net6a_wide", "net6a", "net6b", "uniform")}
+_NO_BATCH_NORM = {"model.name": ("net6a_dense", "net6a_wide")}
+_NO_ARCHIVE = {"data.dataset": ("shapes10", registry.FOLDER)}
+_NOT_ADAM = {"optimizer.name": ("sgd",)}
+_NOT_SGD = {"optimizer.name": ("keras_adam", "adam")}
+_NO_STAIRS = {"schedule.name": ("constant", "cosine", "one_cycle")}
+_NO_DECAY = {"schedule.name": ("constant",)}
 
 
 def key(
@@ -32,15 +41,18 @@ def key(
   below=None,
   choices=None,
   prefix=None,
+  no_effect_with=None,
 ):
   """Declares a config key with its default, its meaning and its limits.
 
   A value is valid if `low <= value <= high` and `value < below`, and if it is one of
-  `choices` or starts with `prefix`, as far as these are given.
+  `choices` or starts with `prefix`, as far as these are given. `no_effect_with` maps
+  another key to its values, or its prefix, with which this key has no effect; see
+  `effects`. A value that it does not list, such as a new network, uses the key.
   """
   limits = {"low": low, "high": high, "below": below, "choices": choices}
   limits["prefix"] = prefix
-  metadata = {"meaning": meaning, **limits}
+  metadata = {"meaning": meaning, "no_effect_with": no_effect_with or {}, **limits}
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,7 +83,11 @@ class Data(_Section):
     prefix=registry.FOLDER,
   )
   data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
-  archive: str = key("", "official file or folder to prepare it from; '' downloads it")
+  archive: str = key(
+    "",
+    "official file or folder to prepare it from; '' downloads it",
+    no_effect_with=_NO_ARCHIVE,
+  )
   train_split: str = key("train", "TFDS split string of the training images")
   eval_split: str = key("test", "TFDS split string of the evaluated images")
 
@@ -95,6 +111,7 @@ class Model(_Section):
     "plain",
     "type in every slot of the network `uniform`",
     choices=registry.CONVOLUTIONS,
+    no_effect_with=_FIXED_CONVOLUTIONS,
   )
   dtype: str = key(
     "float32",
@@ -106,13 +123,25 @@ class Model(_Section):
   )
   dropout_rate: float = key(0.0, "dropout rate after convolutions", low=0.0, below=1.0)
   dense_dropout_rate: float = key(
-    0.0, "dropout rate after Dense layers", low=0.0, below=1.0
+    0.0,
+    "dropout rate after Dense layers",
+    low=0.0,
+    below=1.0,
+    no_effect_with=_NO_DENSE_DROPOUT,
   )
   batch_norm_momentum: float = key(
-    0.99, "decay of BatchNorm's moving averages, per step", low=0.0, below=1.0
+    0.99,
+    "decay of BatchNorm's moving averages, per step",
+    low=0.0,
+    below=1.0,
+    no_effect_with=_NO_BATCH_NORM,
   )
   batch_norm_epsilon: float = key(
-    1e-3, "what BatchNorm adds to the variance", low=0.0, high=1.0
+    1e-3,
+    "what BatchNorm adds to the variance",
+    low=0.0,
+    high=1.0,
+    no_effect_with=_NO_BATCH_NORM,
   )
 
 
@@ -123,11 +152,29 @@ class Optimizer(_Section):
   name: str = key(
     "keras_adam", "Adam in Keras' or Optax's form, or SGD", choices=OPTIMIZERS
   )
-  b1: float = key(0.9, "Adam: decay of the mean gradient", low=0.0, below=1.0)
-  b2: float = key(0.999, "Adam: decay of the mean square", low=0.0, below=1.0)
-  epsilon: float = key(1e-7, "Adam: what is added to the root", low=0.0, high=1.0)
-  momentum: float = key(0.9, "SGD: momentum", low=0.0, below=1.0)
-  nesterov: bool = key(True, "SGD: Nesterov's form of momentum")
+  b1: float = key(
+    0.9,
+    "Adam: decay of the mean gradient",
+    low=0.0,
+    below=1.0,
+    no_effect_with=_NOT_ADAM,
+  )
+  b2: float = key(
+    0.999,
+    "Adam: decay of the mean square",
+    low=0.0,
+    below=1.0,
+    no_effect_with=_NOT_ADAM,
+  )
+  epsilon: float = key(
+    1e-7, "Adam: what is added to the root", low=0.0, high=1.0, no_effect_with=_NOT_ADAM
+  )
+  momentum: float = key(
+    0.9, "SGD: momentum", low=0.0, below=1.0, no_effect_with=_NOT_SGD
+  )
+  nesterov: bool = key(
+    True, "SGD: Nesterov's form of momentum", no_effect_with=_NOT_SGD
+  )
   weight_decay: float = key(
     0.0,
     "decoupled, times the learning rate; kernels only",
@@ -144,10 +191,18 @@ class Schedule(_Section):
   learning_rate: float = key(
     0.001, "the highest rate, reached after the warm-up", low=0.0, high=100.0
   )
-  decay_rate: float = key(0.9, "staircase: factor per stair", low=0.0, high=1.0)
-  epochs_per_decay: int = key(2, "staircase: epochs per stair", low=1)
+  decay_rate: float = key(
+    0.9, "staircase: factor per stair", low=0.0, high=1.0, no_effect_with=_NO_STAIRS
+  )
+  epochs_per_decay: int = key(
+    2, "staircase: epochs per stair", low=1, no_effect_with=_NO_STAIRS
+  )
   minimum: float = key(
-    0.0, "staircase, cosine, one_cycle: the lowest rate", low=0.0, high=100.0
+    0.0,
+    "staircase, cosine, one_cycle: the lowest rate",
+    low=0.0,
+    high=100.0,
+    no_effect_with=_NO_DECAY,
   )
   warmup_epochs: float = key(0.0, "epochs of linear rise at the start", low=0.0)
 
@@ -222,10 +277,10 @@ def help_text() -> str:
   """Returns a text with name, default, meaning and limits of every key."""
   rows = []
   for name, field in fields().items():
-    allowed = _allowed(field)
-    rows.append(
-      f"  {name}={field.default!r}\n      {field.metadata['meaning']} ({allowed})"
-    )
+    rows.append(f"  {name}={field.default!r}")
+    rows.append(f"      {field.metadata['meaning']} ({_allowed(field)})")
+    for other, values in field.metadata["no_effect_with"].items():
+      rows.append(f"      no effect with {other}={', '.join(values)}")
   return "\n".join(rows)
 
 

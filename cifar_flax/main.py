@@ -10,7 +10,7 @@ import pathlib
 import sys
 import time
 
-from cifar_flax import command_line
+from cifar_flax import command_line, effects
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
@@ -81,6 +81,9 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
     processes.supervise()
   elif flags.mode == "train":
     lock.check(workdir)
+  if flags.mode == "train":
+    for line in effects.notes(config):
+      logging.warning("note: %s", line)
   if config.model.dtype == "float64":
     os.environ["JAX_ENABLE_X64"] = "true"
   # These import JAX: only for input that is well formed.

@@ -5,12 +5,13 @@ make train CONFIG=configs/net6a_constant.py
 Published: test accuracy 84.84 %, best training accuracy 94.00 %, n = 1.
 """
 
-from cifar_flax.config import Config
+from cifar_flax.config import Config, Schedule
 from configs import net6a
 
 
 def get_config() -> Config:
   """The published run: its code never passed the staircase on."""
   config = net6a.get_config()
-  config.schedule.name = "constant"
+  rate = config.schedule.learning_rate
+  config.schedule = Schedule(name="constant", learning_rate=rate)
   return config

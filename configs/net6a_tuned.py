@@ -12,4 +12,6 @@ from configs import net6a, net6b_tuned
 
 def get_config() -> Config:
   """The recipe that was chosen for `net6b`."""
-  return net6b_tuned.tuned(net6a.get_config(), num_epochs=30)
+  config = net6b_tuned.tuned(net6a.get_config(), num_epochs=30)
+  config.model.batch_norm_momentum = 0.9
+  return config

@@ -155,7 +155,8 @@ def test_a_variant_imports_its_base_from_any_folder(tmp_path, monkeypatch):
   variant = config_lib.load(str(ROOT / "configs" / "net6a_constant.py"))
   before, after = config_lib.flatten(base), config_lib.flatten(variant)
   differing = {name for name in before if before[name] != after[name]}
-  assert differing == {"name", "schedule.name"}
+  unused = {"schedule.epochs_per_decay", "schedule.minimum"}  # left at their defaults
+  assert differing == {"name", "schedule.name", *unused}
 
 
 def test_the_configs_are_the_published_runs():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
+from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import checkpoints, provenance
@@ -136,19 +137,19 @@ def resume(
     config: config of the run to resume.
     info: description of its data.
     state: a state with the expected structure, shapes and types.
-    may_differ: config keys that may differ, besides `free_keys`.
+    may_differ: config keys that may differ, besides `free_keys` and the keys that have
+      no effect in either config.
 
   Raises:
     UserError: the checkpoint was trained with another config or on other data.
   """
   run, trained_config, record = run_of(content)
-  before, fingerprint = config_lib.flatten(trained_config), run["fingerprint"]
-  free = {*free_keys(config), *may_differ}
-  for name, now in config_lib.flatten(config).items():
-    if name not in free and before[name] != now:
+  fingerprint, free = run["fingerprint"], {*free_keys(config), *may_differ}
+  for name, (before, now) in effects.differences(trained_config, config).items():
+    if name not in free:
       raise UserError(
-        f"config.{name}={now!r}: this run directory was trained with "
-        f"{before[name]!r}; keep that value, or choose another --workdir"
+        f"config.{name}={now!r}: this run directory was trained with {before!r}; "
+        "keep that value, or choose another --workdir"
       )
   if fingerprint != info.fingerprint:
     raise UserError(

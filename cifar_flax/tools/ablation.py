@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from cifar_flax import config as config_lib
+from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
@@ -21,32 +22,40 @@ def changes(
   """Returns the changes from `base` to `config`: by name, each key's value in `base`.
 
   All keys of `augmentation` that differ are one change, as are those of `optimizer` and
-  of `schedule`; every other key is a change of its own.
+  of `schedule`; every other key is a change of its own. A key without effect in either
+  config is no change. One that has an effect only in `base` belongs to the change that
+  gives it this effect: `dense_dropout_rate`, for example, to "network".
 
   Args:
     config: the config with all changes.
     base: the config without them.
-    overridden: keys that are ignored, because the command line sets them in every run.
+    overridden: keys that the command line sets in every run, these two included.
 
   Raises:
     UserError: there is no change, or the configs are evaluated on different images.
   """
-  before, found = config_lib.flatten(base), dict[str, dict[str, str]]()
-  for key, value in config_lib.flatten(config).items():
-    if value == before[key] or key in {"seed", *directory.FREE_KEYS, *overridden}:
+  unused, found = effects.without_effect(config), dict[str, dict[str, str]]()
+  for key, (before, _) in effects.differences(base, config).items():
+    if key in {"seed", *directory.FREE_KEYS}:
       continue
     if key in EVALUATION_KEYS:
       raise UserError(f"--ablate: config.{key} differs; set it with --config.{key}=")
-    section, _, name = key.rpartition(".")
-    change = section if section in JOINT_SECTIONS else name
-    change = "network" if key == "model.name" else change
-    found.setdefault(change, {})[key] = str(before[key])
+    change = _change_of(unused.get(key, key))
+    found.setdefault(change, {})[key] = str(before)
   if not found:
     ignored = ", ignoring the keys that --config.KEY sets" if overridden else ""
     raise UserError(
       f"--ablate: {base.name} and {config.name} have no differences{ignored}"
     )
   return found
+
+
+def _change_of(key: str) -> str:
+  """Returns the name of the change that a key belongs to."""
+  section, _, name = key.rpartition(".")
+  if key == "model.name":
+    return "network"
+  return section if section in JOINT_SECTIONS else name
 
 
 def settings(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from cifar_flax import config as config_lib
+from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory, signals
@@ -71,7 +72,9 @@ def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
     UserError: there is no such config, a key or value is wrong, or `workdir` contains a
       different run.
   """
-  config = config_lib.override(config_lib.load(path), dict(overrides))
+  config = config_lib.load(path)
+  overrides = effects.effective(config, overrides)  # `main` refuses the others
+  config = config_lib.override(config, overrides)
   command = [sys.executable, "-m", "cifar_flax.main", "--config", path]
   command += ["--workdir", str(workdir)]
   command += [f"--config.{key}={value}" for key, value in overrides.items()]
@@ -88,13 +91,12 @@ def _check_workdir(job: Job) -> None:
   file, rows = job.workdir / "config.json", job.workdir / "metrics.jsonl"
   if not file.exists():
     return
-  before = config_lib.flatten(config_lib.load(str(file)))
-  free = directory.free_keys(job.config)
-  for key, now in config_lib.flatten(job.config).items():
-    if key not in free and before[key] != now:
+  trained, free = config_lib.load(str(file)), directory.free_keys(job.config)
+  for key, (before, now) in effects.differences(trained, job.config).items():
+    if key not in free:
       raise UserError(
-        f"config.{key}={now!r}: {job.workdir} was trained with {before[key]!r}; use "
-        "that value or another --output"
+        f"config.{key}={now!r}: {job.workdir} was trained with {before!r}; use that "
+        "value or another --output"
       )
   done = len(rows.read_text().splitlines()) if rows.exists() else 0
   if done > job.config.num_epochs:

@@ -11,7 +11,7 @@ import pathlib
 import shlex
 from collections.abc import Callable, Sequence
 
-from cifar_flax import command_line, published
+from cifar_flax import command_line, effects, published
 from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 from cifar_flax.tools import jobs, results
@@ -21,8 +21,8 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
   """Returns the planned runs of a command line, in order, and the output folder.
 
   Raises:
-    UserError: a flag, config, key or value is wrong, or a run directory contains a
-      different run.
+    UserError: a flag, config, key or value is wrong, a key has no effect in any of the
+      configs, or a run directory contains a different run.
   """
   overrides, others = command_line.split_overrides(list(argv))
   for key in ("seed", "name"):
@@ -40,6 +40,7 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
     for seed in range(flags.seeds):
       values = {**overrides, "seed": str(seed)}
       planned.append(jobs.plan(path, values, folder / f"seed{seed}"))
+  effects.check(overrides, [job.config for job in planned])
   if len({job.workdir for job in planned}) < len(planned):
     raise UserError(f"--configs={flags.configs!r}: must name each config once")
   return planned, output

@@ -17,9 +17,9 @@ import argparse
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from cifar_flax import command_line
+from cifar_flax import command_line, effects
 from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
@@ -103,8 +103,8 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   """Returns the planned runs, the output folder, and the flags of a command line.
 
   Raises:
-    UserError: a flag, config, key or value is wrong, or a run directory contains a
-      different run.
+    UserError: a flag, config, key or value is wrong, a key has no effect, or a run
+      directory contains a different run.
   """
   overrides, others = command_line.split_overrides(argv)
   flags = _parser().parse_args(others)
@@ -118,6 +118,8 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
     settings, name = combinations(values), f"{config.name}-sweep"
   else:
     base = config_lib.load(flags.ablate, "--ablate")
+    for each in (config, base):
+      config_lib.override(each, overrides)
     settings = ablation.settings(config, base, overrides)
     name = f"{config.name}-against-{base.name}"
   output = pathlib.Path(flags.output or f"runs/{name}")
@@ -127,11 +129,25 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
       workdir = output / folder.replace("/", "_") / f"seed{seed}"
       all_overrides = {**overrides, **setting, "seed": str(seed)}
       planned.append(jobs.plan(flags.config, all_overrides, workdir))
+  effects.check(overrides, [job.config for job in planned])
+  _check_varied(values, planned)
   pairs = itertools.combinations(planned, 2)
   if any(a.workdir == b.workdir or a.config == b.config for a, b in pairs):
     raise UserError("--vary: two of the runs would be identical")
   jobs.check_slots(flags.at_once, os.environ)
   return planned, output, flags
+
+
+def _check_varied(keys: Collection[str], planned: Sequence[jobs.Job]) -> None:
+  """Raises UserError if a key that varies has no effect in one of the runs."""
+  for job, key in itertools.product(planned, keys):
+    if reason := effects.without_effect(job.config).get(key):
+      same = [str(other.workdir) for other in planned if other.config == job.config]
+      runs = " and ".join(same[:2]) + (" would be identical" if same[1:] else "")
+      raise UserError(
+        f"--vary={key}: {effects.explanation(job.config, key)} ({runs}); remove it or "
+        f"choose another config.{reason}"
+      )
 
 
 def run(argv: list[str]) -> int:
