@@ -113,6 +113,13 @@ class Model(_Section):
     choices=registry.CONVOLUTIONS,
     no_effect_with=_FIXED_CONVOLUTIONS,
   )
+  width: float = key(
+    1.0,
+    "factor on the number of channels of the network `uniform`",
+    low=0.0625,
+    high=16.0,
+    no_effect_with=_FIXED_CONVOLUTIONS,
+  )
   dtype: str = key(
     "float32",
     "type of activations; with bfloat16, parameters stay float32",

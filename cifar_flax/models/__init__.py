@@ -55,4 +55,5 @@ def create(
     dropout_rate=config.dropout_rate,
     dense_dropout_rate=config.dense_dropout_rate,
     convolution=registry.lookup(registry.CONVOLUTIONS[config.convolution]),
+    width=config.width,
   )

@@ -49,6 +49,7 @@ class Network(nn.Module, kw_only=True):
     norm: makes a `BatchNormReLU`, with momentum, epsilon, dtype and axis name bound.
     convolution: makes a `convolutions.Convolution` of the type that the config names;
       only `uniform` uses it.
+    width: factor on the number of channels; only `uniform` uses it.
     max_pool: halves height and width; an odd row or column is dropped.
     dropout_rate: rate of dropout after convolutions.
     dense_dropout_rate: rate of dropout after Dense layers.
@@ -59,6 +60,7 @@ class Network(nn.Module, kw_only=True):
   dense: MakeDense
   norm: MakeNorm
   convolution: MakeConvolution
+  width: float
   max_pool: Layer
   dropout_rate: float
   dense_dropout_rate: float

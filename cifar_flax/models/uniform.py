@@ -1,5 +1,6 @@
 """`uniform`: a small network with one exchangeable type of convolution."""
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -11,26 +12,35 @@ from cifar_flax.models.network import Network
 class Uniform(Network):
   """Four convolutions of the type `convolution`, two at 16x16 and two at 8x8.
 
-  Sides of the maps: 32, 16, 8, 1.
+  Sides of the maps: 32, 16, 8, 1. `width` scales the number of channels.
   """
 
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
+    few, some, many = (channels(number, self.width) for number in (16, 32, 64))
     conv = partial(self.conv, use_bias=False)
     slot = partial(self.convolution, conv=conv)
     norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
 
-    x = norm_relu(name="stem_norm")(conv(16, (3, 3), name="stem")(images))
+    x = norm_relu(name="stem_norm")(conv(few, (3, 3), name="stem")(images))
     x = self.max_pool(x)
 
-    x = norm_relu(name="block1_conv1_norm")(slot(features=32, name="block1_conv1")(x))
-    x = norm_relu(name="block1_conv2_norm")(slot(features=32, name="block1_conv2")(x))
+    x = norm_relu(name="block1_conv1_norm")(slot(features=some, name="block1_conv1")(x))
+    x = norm_relu(name="block1_conv2_norm")(slot(features=some, name="block1_conv2")(x))
     x = dropout(self.max_pool(x), "block1_dropout")
 
-    x = norm_relu(name="block2_conv1_norm")(slot(features=64, name="block2_conv1")(x))
-    x = norm_relu(name="block2_conv2_norm")(slot(features=64, name="block2_conv2")(x))
+    x = norm_relu(name="block2_conv1_norm")(slot(features=many, name="block2_conv1")(x))
+    x = norm_relu(name="block2_conv2_norm")(slot(features=many, name="block2_conv2")(x))
     x = dropout(x, "block2_dropout")
 
     x = self.conv(self.num_classes, (1, 1), name="head")(x)
     return jnp.mean(x, axis=(1, 2))
+
+
+def channels(number: int, width: float) -> int:
+  """Returns `number * width`, rounded to a multiple of 4 (halves up), at least 4.
+
+  All types in the registry can divide such channels into their groups and branches.
+  """
+  return max(4, 4 * math.floor(number * width / 4 + 0.5))
