@@ -38,6 +38,7 @@ OTHER_VALUES = {
   "augmentation.cutout": "8",
   "model.name": "uniform",
   "model.convolution": "grouped",
+  "model.width": "0.5",
   "model.dtype": "bfloat16",
   "model.ops": "lax",
   "model.dropout_rate": "0.25",
