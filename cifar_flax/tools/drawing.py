@@ -1,162 +1,530 @@
-"""Draws a network: one box per layer, parallel branches side by side."""
+"""Draws a network: one box per layer, parallel branches side by side, on an A4 page.
 
-from collections.abc import Sequence
+The drawing is laid out as one long strip of rows first. The strip is then cut into up
+to three columns and scaled, so that it fits the page with the largest text.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Circle, FancyBboxPatch, Polygon
+from matplotlib.textpath import TextPath
 
 from cifar_flax.figures import FAINT, TEXT
 from cifar_flax.tools.structure import IMAGE, Layer
 
-WIDTH, HEIGHT, GAP = 2.6, 0.34, 0.22  # inches: size of a box, gap between boxes
+PAGE = (8.27, 11.69)  # inches: width and height of A4
+LARGE, SMALL, LEAST = 8.0, 6.8, 5.0  # points: a box's name, other text, when scaled
+# Inches before scaling: a line of text, between rows, from box to box, from lane to
+# lane, from a frame to what it contains, between columns, around the page.
+LINE, GAP, BESIDE, LANE, PAD, GUTTER, MARGIN = 0.135, 0.22, 0.16, 0.18, 0.07, 0.4, 0.2
+# A line's end before a mark, the radius of a mark and of a dot, an arrow's head.
+STUB, RADIUS, DOT, HEAD = 0.14, 0.085, 0.045, 0.09
+MOST = 4  # boxes in a row
+WIRE, FRAME = "#777777", "#4c78a8"
 COLORS = {
   "Conv": "#cfe1f2",
   "Dense": "#d9d2e9",
   "BatchNormReLU": "#e8efdc",
+  "BatchNorm": "#e8efdc",
   "Dropout": "#f1f1f1",
   "max_pool": "#fbe0c3",
 }
+KEY = (
+  "mult-adds: multiply-adds for one image\n"
+  "sees: pixels of the image that an output depends on, padding included"
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+  """A box, or a dot where outputs meet that several layers read together.
+
+  Attributes:
+    inputs: numbers of the nodes whose output it reads.
+    lines: the text in the box; a dot has none.
+    layer: what it stands for; None for the image and for a dot.
+    row: its depth along the longest path from the image.
+    track: its place among the parallel branches of a row, from the left.
+    x: its centre in the strip.
+  """
+
+  inputs: frozenset[int]
+  lines: tuple[str, ...] = ()
+  layer: Layer | None = None
+  row: int = 0
+  track: int = 0
+  x: float = 0.0
+
+  @property
+  def height(self) -> float:
+    """The height of the box or dot."""
+    return len(self.lines) * LINE + 0.07 if self.lines else 2 * DOT
+
+
+@dataclasses.dataclass
+class Frame:
+  """A frame around the layers of a submodule.
+
+  Attributes:
+    label: lines above its first box: the submodule's name and class.
+    members: numbers of the nodes in it.
+    rows: its first and last row.
+    pad: distance from its boxes; larger if it contains other frames.
+    left, right: its extent in the strip, `pad` included.
+  """
+
+  label: tuple[str, ...]
+  members: frozenset[int]
+  rows: tuple[int, int]
+  pad: float
+  left: float = 0.0
+  right: float = 0.0
 
 
 def draw(layers: Sequence[Layer], title: str) -> Figure:
   """Draws the layers from the image at the top down to the logits at the bottom.
 
   The layers of one module, such as the branches of a convolution, are framed together
-  and labelled with the module's name.
+  and labelled with the module's name. A line that skips rows runs beside them. Text is
+  never smaller than `LEAST`; where that needs more than a page, the page grows.
 
   Args:
     layers: as `structure.layers` returns them.
-    title: printed above the drawing.
+    title: printed above the drawing, before the network's total costs.
   """
-  rows = _rows(layers)
-  most = max(rows.count(row) for row in rows)
-  height = (max(rows) + 2) * (HEIGHT + GAP) + 0.6
-  width = max(most * (WIDTH + GAP), WIDTH) + 3.0
-  figure = Figure(figsize=(width, height), dpi=100)
-  axes = figure.add_axes((0, 0, 1, 1))
-  axes.set(xlim=(0, width), ylim=(height, 0))
-  axes.axis("off")
-  centers = _centers(rows, width)
-  centers[IMAGE] = (width / 2, 0.75)
-  axes.text(0.2, 0.3, title, fontsize=12, fontweight="bold", color=TEXT)
-  _draw_frames(axes, layers, centers)
-  for number, layer in enumerate(layers):
-    for source in layer.receptive_field.inputs:
-      _draw_arrow(axes, centers[source], centers[number])
-  _draw_box(axes, centers[IMAGE], "image 32x32x3", "#ffffff")
-  for number, layer in enumerate(layers):
-    _draw_box(axes, centers[number], _label(layer), COLORS.get(layer.kind, "#ffffff"))
-    field = "x".join(map(str, layer.receptive_field.size))
-    if rows.count(rows[number]) == 1:
-      side = centers[number][0] + WIDTH / 2 + 0.2
-      axes.text(
-        side,
-        centers[number][1],
-        f"sees {field}",
-        fontsize=7.5,
-        va="center",
-        color=FAINT,
-      )
-  return figure
+  bound = "at least " if any(layer.unknown for layer in layers) else ""
+  parameters = sum(layer.parameters for layer in layers)
+  multiply_adds = sum(layer.multiply_adds for layer in layers)
+  totals = f"{parameters:,} parameters, {bound}{multiply_adds:,} multiply-adds"
+  strip = Strip(layers)
+  heading = f"{title}: {totals}"
+  least = max(_width(text, SMALL) for text in KEY.split("\n"))
+  least = max(least, _width(heading, LARGE + 2, "bold")) + 2 * MARGIN
+  pages = [Page(strip, cuts, least) for cuts in strip.cuts()]
+  page = max(pages, key=lambda page: page.score)
+  return page.paint(heading)
 
 
-def _rows(layers: Sequence[Layer]) -> list[int]:
-  """Returns each layer's row: its depth along the longest path from the image."""
-  rows: list[int] = []
-  for layer in layers:
-    inputs = layer.receptive_field.inputs
-    rows.append(1 + max((rows[i] for i in inputs if i != IMAGE), default=-1))
-  return rows
+@functools.lru_cache(maxsize=4096)
+def _width(text: str, size: float, weight: str = "normal") -> float:
+  """Returns the width of a line of text in inches, with a little room to spare."""
+  font = FontProperties(size=size, weight=weight)
+  return TextPath((0, 0), text, prop=font).get_extents().width / 72 * 1.04 + 0.02
 
 
-def _centers(rows: list[int], width: float) -> dict[int, tuple[float, float]]:
-  """Returns the centre of each layer's box, (x, y) in inches."""
-  centers = {}
-  for number, row in enumerate(rows):
-    same_row = [i for i, other in enumerate(rows) if other == row]
-    offset = same_row.index(number) - (len(same_row) - 1) / 2
-    x = width / 2 + offset * (WIDTH + GAP)
-    centers[number] = (x, 0.75 + (row + 1) * (HEIGHT + GAP))
-  return centers
+def _short(number: int) -> str:
+  """Returns a number with three digits, such as `9.22 k` or `1.8 M`."""
+  rounded = float(f"{number:.3g}")
+  for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+    if rounded >= unit:
+      return f"{rounded / unit:.3g} {letter}"
+  return str(number)
 
 
-def _label(layer: Layer) -> str:
-  """Returns the text in a layer's box, such as `Conv 3x3 | 32x32x16`."""
+def _clip(text: str) -> str:
+  return text if len(text) <= 28 else f"{text[:13]}…{text[-14:]}"
+
+
+def _by(values: Iterable[int]) -> str:
+  return "x".join(map(str, values))
+
+
+def _lines(layer: Layer) -> tuple[str, ...]:
+  """Returns the text in a layer's box: its kind, output and field, and costs."""
   words = {"BatchNormReLU": "BatchNorm, ReLU", "max_pool": "max pool"}
-  parts = [words.get(layer.kind, layer.kind)]
-  if layer.kernel:
-    parts.append("x".join(map(str, layer.kernel)))
+  name = words.get(layer.kind, _clip(layer.kind))
+  name += f" {_by(layer.kernel)}" if layer.kernel else ""
   if layer.groups and layer.groups > 1:
-    parts.append(f"{layer.groups} groups")
+    name += f", {layer.groups} groups"
   if layer.dilation and max(layer.dilation) > 1:
-    parts.append(f"dilation {max(layer.dilation)}")
-  return f"{' '.join(parts)}  |  {'x'.join(map(str, layer.output))}"
+    name += f", dilation {max(layer.dilation)}"
+  if layer.strides and max(layer.strides) > 1 and layer.strides != layer.kernel:
+    name += f", stride {max(layer.strides)}"
+  field = layer.receptive_field
+  sees = f"sees {'' if field.exact else '≤ '}{_by(field.size)}"
+  costs = [f"{_short(layer.parameters)} params"] if layer.parameters else []
+  if layer.multiply_adds or layer.unknown:
+    bound = "≥ " if layer.unknown else ""
+    costs.append(f"{bound}{_short(layer.multiply_adds)} mult-adds")
+  return (name, f"{_by(layer.output)}, {sees}", *([", ".join(costs)] if costs else []))
 
 
-def _draw_box(axes, center: tuple[float, float], label: str, color: str) -> None:
-  corner = (center[0] - WIDTH / 2, center[1] - HEIGHT / 2)
-  style = "round,pad=0,rounding_size=0.06"
-  axes.add_patch(
-    FancyBboxPatch(
-      corner, WIDTH, HEIGHT, boxstyle=style, fc=color, ec=FAINT, lw=0.8, zorder=3
-    )
-  )
-  axes.text(
-    *center, label, fontsize=7.5, ha="center", va="center", color=TEXT, zorder=4
-  )
+def make_nodes(layers: Sequence[Layer]) -> list[Node]:
+  """Returns the image, the layers and the dots, each after what it reads.
 
-
-def _draw_arrow(axes, source: tuple[float, float], target: tuple[float, float]) -> None:
-  begin, end = (source[0], source[1] + HEIGHT / 2), (target[0], target[1] - HEIGHT / 2)
-  axes.annotate(
-    "",
-    end,
-    begin,
-    zorder=2,
-    arrowprops={
-      "arrowstyle": "-|>",
-      "color": FAINT,
-      "lw": 0.9,
-      "shrinkA": 0,
-      "shrinkB": 0,
-    },
-  )
-
-
-def _draw_frames(
-  axes, layers: Sequence[Layer], centers: dict[int, tuple[float, float]]
-) -> None:
-  """Draws a labelled frame around the layers of each submodule."""
-  groups: dict[str, list[int]] = {}
+  A sum or a concatenation is no layer. Where several layers read all of the same
+  outputs, such as the blocks of a residual network, these meet in one dot.
+  """
+  nodes = [Node(frozenset(), ("image 32x32x3",))]
+  places, dots = {IMAGE: 0}, dict[frozenset[int], int]()
+  inputs = [layer.receptive_field.inputs for layer in layers]
   for number, layer in enumerate(layers):
-    parent = layer.name.rpartition("/")[0]
-    groups.setdefault(parent, []).append(number)
-  groups.pop("", None)
-  for name, numbers in groups.items():
-    across, down = zip(*(centers[number] for number in numbers), strict=True)
-    left, top = min(across) - WIDTH / 2 - 0.1, min(down) - HEIGHT / 2 - 0.08
-    wide = max(across) - min(across) + WIDTH + 0.2
-    high = max(down) - min(down) + HEIGHT + 0.16
-    style = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(
-      FancyBboxPatch(
-        (left, top),
-        wide,
-        high,
-        boxstyle=style,
-        fc="none",
-        ec="#4c78a8",
-        lw=1,
-        ls=(0, (4, 2)),
+    sources, met = inputs[number], set[int]()
+    meeting = len(sources) > 1 and sum(sources <= each for each in inputs) > 1
+    for group in sorted(dots, key=len, reverse=True):
+      if group <= sources:
+        met.add(dots[group])
+        sources -= group
+    read = frozenset(met | {places[source] for source in sources})
+    if meeting and len(read) > 1:
+      nodes.append(Node(read))
+      dots[inputs[number]] = len(nodes) - 1
+      read = frozenset({len(nodes) - 1})
+    places[number] = len(nodes)
+    nodes.append(Node(read, _lines(layer), layer))
+  return nodes
+
+
+class Strip:
+  """The drawing before it is cut into columns; x is 0 in its middle.
+
+  Attributes:
+    nodes: its boxes and dots.
+    frames: outer frames before inner ones.
+    width: width of every box.
+    wires: for each pair of nodes (source, target), where its line passes the rows
+      between them.
+    begins, tops, bottoms, ends: heights of each row: where its frames begin, its boxes
+      begin and end, and its frames end.
+  """
+
+  def __init__(self, layers: Sequence[Layer]):
+    self.nodes = make_nodes(layers)
+    self._place_nodes()
+    self.frames = list(self._make_frames())
+    texts = [n.lines for n in self.nodes if n.lines]
+    widths = [_width(lines[0], LARGE) for lines in texts]
+    widths += [_width(line, SMALL) for lines in texts for line in lines[1:]]
+    # A label stays left of the line that enters the first box of its frame.
+    widths += [2 * _width(text, SMALL) for f in self.frames for text in f.label]
+    self.width = max(widths) + 0.12
+    self._place_tracks()
+    self._stack_rows()
+    self.wires: dict[tuple[int, int], float] = {}
+    self._route()
+
+  def _place_nodes(self) -> None:
+    """Sets each node's row and track."""
+    readers: list[list[Node]] = [[] for _ in self.nodes]
+    counts: dict[int, int] = {}
+    for node in self.nodes:
+      node.row = max((self.nodes[i].row + 1 for i in node.inputs), default=0)
+      while counts.get(node.row, 0) == MOST:
+        node.row += 1
+      counts[node.row] = counts.get(node.row, 0) + 1
+      for source in node.inputs:
+        readers[source].append(node)
+    last: dict[int, int] = {}  # by track: its lowest node so far
+    for number in sorted(range(len(self.nodes)), key=lambda i: self.nodes[i].row):
+      node = self.nodes[number]
+      above = [t for t, i in last.items() if i in node.inputs]
+      taken = [
+        track
+        for track, i in last.items()
+        if self.nodes[i].row == node.row
+        or any(reader.row >= node.row for reader in readers[i] if reader is not node)
+      ]
+      own = [t for t in above if self.nodes[last[t]].row < node.row]
+      filled = {t for t, i in last.items() if self.nodes[i].row == node.row}
+      free = [t for t in range(MOST) if t not in taken]
+      node.track = min(own or free or set(range(MOST)) - filled)
+      last[node.track] = number
+
+  def _place_tracks(self) -> None:
+    """Sets each node's x: parallel branches are centred, from fork to join."""
+    most = [0] * (1 + max(node.row for node in self.nodes))
+    for number, node in enumerate(self.nodes):
+      below = [other.row for other in self.nodes if number in other.inputs]
+      for row in range(node.row, max([*below, node.row + 1])):
+        most[row] = max(most[row], node.track)
+    for _, run in itertools.groupby(range(len(most)), lambda row: most[row] > 0):
+      rows = set(run)
+      middle = max(most[row] for row in rows) / 2
+      for node in self.nodes:
+        if node.row in rows:
+          node.x = (node.track - middle) * (self.width + BESIDE)
+    for frame in self.frames:
+      centres = [self.nodes[i].x for i in frame.members]
+      frame.left = min(centres) - self.width / 2 - frame.pad
+      frame.right = max(centres) + self.width / 2 + frame.pad
+
+  def _make_frames(self) -> Iterator[Frame]:
+    """Yields a frame for each submodule that directly contains a layer."""
+    names = {n: node.layer.name for n, node in enumerate(self.nodes) if node.layer}
+    parents = {name.rpartition("/")[0]: n for n, name in names.items()}
+    parents.pop("", None)
+    for parent in sorted(parents, key=lambda name: (name.count("/"), name)):
+      inside = {n for n, name in names.items() if f"{name}/".startswith(f"{parent}/")}
+      layer = self.nodes[parents[parent]].layer
+      rows = [self.nodes[n].row for n in inside]
+      depth = max(p.count("/") for p in parents if f"{p}/".startswith(f"{parent}/"))
+      yield Frame(
+        (_clip(parent), _clip(layer.part_of if layer else "")),
+        frozenset(inside),
+        (min(rows), max(rows)),
+        PAD * (1 + depth - parent.count("/")),
       )
+
+  def header(self, frame: Frame) -> float:
+    """Returns the height of a frame above the boxes of its first row."""
+    inner = [f for f in self.frames if f.members < frame.members]
+    heights = [self.header(f) for f in inner if f.rows[0] == frame.rows[0]]
+    return max(heights, default=0) + 2 * LINE + PAD
+
+  def footer(self, frame: Frame) -> float:
+    """Returns the height of a frame below the boxes of its last row."""
+    inner = [f for f in self.frames if f.members < frame.members]
+    heights = [self.footer(f) for f in inner if f.rows[1] == frame.rows[1]]
+    return max(heights, default=0) + PAD
+
+  def _stack_rows(self) -> None:
+    """Sets the heights of the rows."""
+    self.begins, self.tops = list[float](), list[float]()
+    self.bottoms, self.ends = list[float](), list[float]()
+    for row in range(1 + max(node.row for node in self.nodes)):
+      heads = [self.header(f) for f in self.frames if f.rows[0] == row]
+      feet = [self.footer(f) for f in self.frames if f.rows[1] == row]
+      self.begins.append(self.ends[-1] + GAP if row else 0.0)
+      self.tops.append(self.begins[-1] + max(heads, default=0))
+      height = max(node.height for node in self.nodes if node.row == row)
+      self.bottoms.append(self.tops[-1] + height)
+      self.ends.append(self.bottoms[-1] + max(feet, default=0))
+
+  def _route(self) -> None:
+    """Sets where the lines that skip rows run: straight down, or in a lane beside."""
+    beside: dict[int, int] = {}  # by source: the lowest row that its lane reaches
+    pairs = [(s, t) for t, node in enumerate(self.nodes) for s in node.inputs]
+    for s, t in sorted(pairs, key=lambda pair: self._span(*pair)):
+      if self._span(s, t) == 1:
+        continue
+      straight = (self.nodes[s].x, self.nodes[t].x)
+      clear = [x for x in straight if self._is_clear(x, s, t)]
+      if clear:
+        self.wires[s, t] = clear[0]
+      else:
+        beside[s] = max(beside.get(s, 0), self.nodes[t].row - 1)
+    for s in sorted(beside, key=lambda s: beside[s] - self.nodes[s].row):
+      rows = range(self.nodes[s].row + 1, beside[s] + 1)
+      around = [f for f in self.frames if s in f.members and rows[-1] <= f.rows[1]]
+      x = LANE + max(
+        self.extent(row, around)[1] for row in range(rows[0] - 1, rows[-1] + 2)
+      )
+      for frame in around:
+        frame.right = max(frame.right, x + frame.pad)
+      for t, node in enumerate(self.nodes):
+        if s in node.inputs and node.row > self.nodes[s].row + 1:
+          self.wires.setdefault((s, t), x)
+
+  def _span(self, source: int, target: int) -> int:
+    return self.nodes[target].row - self.nodes[source].row
+
+  def _is_clear(self, x: float, source: int, target: int) -> bool:
+    """Tells whether nothing is at x in the rows between two nodes."""
+    rows = range(self.nodes[source].row + 1, self.nodes[target].row)
+    for node in self.nodes:
+      if node.row in rows and abs(node.x - x) < self.width / 2 + PAD:
+        return False
+    for frame in self.frames:
+      if {source, target} & frame.members or frame.rows[1] < rows[0]:
+        continue
+      if frame.rows[0] <= rows[-1] and frame.left - PAD < x < frame.right + PAD:
+        return False
+    return not any(
+      abs(other - x) < LANE
+      and s != source
+      and self.nodes[s].row < rows[-1] + 1
+      and self.nodes[t].row > rows[0] - 1
+      for (s, t), other in self.wires.items()
     )
-    label = f"{name}\n{layers[numbers[0]].part_of}"
-    axes.text(
-      left - 0.08,
-      top + high / 2,
-      label,
-      fontsize=7.5,
-      ha="right",
-      va="center",
-      color="#4c78a8",
-    )
+
+  def extent(self, row: int, leave_out: Sequence[Frame] = ()) -> tuple[float, float]:
+    """Returns the left and right end of what a row contains."""
+    half = self.width / 2
+    ends = [(n.x - half, n.x + half) for n in self.nodes if n.row == row]
+    for frame in self.frames:
+      if frame.rows[0] <= row <= frame.rows[1] and frame not in leave_out:
+        ends.append((frame.left, frame.right))
+    for (s, t), x in self.wires.items():
+      if self.nodes[s].row < row < self.nodes[t].row:
+        ends.append((x, x))
+    lefts, rights = zip(*ends, strict=True)
+    return min(lefts), max(rights)
+
+  def cuts(self) -> Iterator[tuple[int, ...]]:
+    """Yields the best first rows of each of one, two and three columns."""
+    rows = len(self.tops)
+    cost = [0.0] * rows  # of a cut above each row
+    for row in range(1, rows):
+      crossing = {
+        s
+        for t, node in enumerate(self.nodes)
+        for s in node.inputs
+        if self.nodes[s].row < row <= node.row
+      }
+      framed = sum(f.rows[0] < row <= f.rows[1] for f in self.frames)
+      cost[row] = 0.4 * (len(crossing) - 1) + 2 * framed
+
+    def badness(firsts: tuple[int, ...]) -> float:
+      ends = (*(first - 1 for first in firsts[1:]), rows - 1)
+      high = [self.ends[e] - self.begins[f] for f, e in zip(firsts, ends, strict=True)]
+      return max(high) + sum(cost[first] for first in firsts[1:])
+
+    for columns in range(1, min(3, rows) + 1):
+      choices = itertools.combinations(range(1, rows), columns - 1)
+      yield min(((0, *choice) for choice in choices), key=badness)
+
+
+class Page:
+  """A strip that is cut into columns, and its scale.
+
+  Attributes:
+    score: larger if the text is larger and the page more like A4.
+  """
+
+  def __init__(self, strip: Strip, firsts: tuple[int, ...], least: float):
+    self._strip, self._firsts = strip, firsts
+    rows = len(strip.tops)
+    self._shifts: list[tuple[float, float]] = []
+    x, bottom, head = 0.0, 0.0, MARGIN + 0.35
+    for first, stop in zip(firsts, (*firsts[1:], rows), strict=True):
+      extents = [strip.extent(row) for row in range(max(first - 1, 0), stop)]
+      left = min(extent[0] for extent in extents)
+      right = max(extent[1] for extent in extents)
+      top = head + (GAP + STUB + 2 * RADIUS if first else 0)
+      self._shifts.append((x - left, top - strip.begins[first]))
+      x += right - left + GUTTER
+      tail = STUB + 2 * RADIUS if stop < rows else 0
+      bottom = max(bottom, top + strip.ends[stop - 1] - strip.begins[first] + tail)
+    self._width = max(x - GUTTER + 2 * MARGIN, least)
+    indent = (self._width - x + GUTTER) / 2
+    self._shifts = [(dx + indent, dy) for dx, dy in self._shifts]
+    self._height = bottom + 0.45 + MARGIN
+    fit = min(1.0, PAGE[0] / self._width, PAGE[1] / self._height)
+    self._scale = max(fit, LEAST / SMALL)
+    shape = math.log(self._height / self._width / (PAGE[1] / PAGE[0]))
+    too_wide = self._width * self._scale > PAGE[0]
+    self.score = fit - 0.1 * abs(shape) - 10 * too_wide
+
+  def paint(self, heading: str) -> Figure:
+    """Returns the drawing."""
+    size = (self._width * self._scale, self._height * self._scale)
+    figure = Figure(figsize=size, dpi=150)
+    self._marked = set[tuple[float, float]]()
+    self._axes = figure.add_axes((0, 0, 1, 1))
+    self._axes.set(xlim=(0, self._width), ylim=(self._height, 0))
+    self._axes.axis("off")
+    self._write(MARGIN, MARGIN + 0.07, heading, LARGE + 2, weight="bold")
+    key = [self._height - MARGIN - LINE * (i + 0.5) for i in (1, 0)]
+    for y, line in zip(key, KEY.split("\n"), strict=True):
+      self._write(MARGIN, y, line, SMALL, color=WIRE)
+    for frame in self._strip.frames:
+      self._paint_frame(frame)
+    self._paint_wires()
+    for node in self._strip.nodes:
+      self._paint_node(node)
+    return figure
+
+  def _column(self, row: int) -> int:
+    return sum(first <= row for first in self._firsts) - 1
+
+  def _point(self, row: int, x: float, y: float) -> tuple[float, float]:
+    """Returns where a point of the strip, near a row, is on the page."""
+    dx, dy = self._shifts[self._column(row)]
+    return x + dx, y + dy
+
+  def _write(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
+    style = {"color": TEXT, "va": "center"} | style
+    self._axes.text(x, y, text, fontsize=size * self._scale, zorder=4, **style)
+
+  def _rectangle(self, corner: tuple[float, float], width, height, **style) -> None:
+    rounded = "round,pad=0,rounding_size=0.06"
+    self._axes.add_patch(FancyBboxPatch(corner, width, height, rounded, **style))
+
+  def _middle(self, node: Node) -> float:
+    return (self._strip.tops[node.row] + self._strip.bottoms[node.row]) / 2
+
+  def _paint_node(self, node: Node) -> None:
+    x, y = self._point(node.row, node.x, self._middle(node))
+    if not node.lines:
+      self._axes.add_patch(Circle((x, y), DOT, color=WIRE, lw=0, zorder=3))
+      return
+    width, height = self._strip.width, node.height
+    color = COLORS.get(node.layer.kind, "#ffffff") if node.layer else "#ffffff"
+    edge = {"ec": FAINT, "lw": 0.8 * self._scale, "zorder": 3}
+    self._rectangle((x - width / 2, y - height / 2), width, height, fc=color, **edge)
+    y -= (len(node.lines) - 1) / 2 * LINE
+    for number, line in enumerate(node.lines):
+      size = SMALL if number else LARGE
+      self._write(x, y + number * LINE, line, size, ha="center")
+
+  def _paint_frame(self, frame: Frame) -> None:
+    strip, (first, last) = self._strip, frame.rows
+    for _, run in itertools.groupby(range(first, last + 1), self._column):
+      rows = list(run)
+      top, bottom = strip.begins[rows[0]] - PAD, strip.ends[rows[-1]] + PAD
+      if rows[0] == first:
+        top = strip.tops[first] - strip.header(frame)
+        for number, text in enumerate(frame.label):
+          y = top + PAD / 2 + (number + 0.5) * LINE
+          at = self._point(first, frame.left + PAD / 2 + 0.01, y)
+          self._write(*at, text, SMALL, color=FRAME)
+      if rows[-1] == last:
+        bottom = strip.bottoms[last] + strip.footer(frame)
+      corner, width = self._point(rows[0], frame.left, top), frame.right - frame.left
+      style = {"fc": "none", "ec": FRAME, "lw": self._scale, "ls": (0, (4, 2))}
+      self._rectangle(corner, width, bottom - top, **style)
+
+  def _paint_wires(self) -> None:
+    numbers: dict[int, str] = {}  # by source
+    for target, node in enumerate(self._strip.nodes):
+      for source in sorted(node.inputs):
+        *others, last = self._pieces(source, target)
+        self._paint_wire(last)
+        x, y = last[-1]
+        head = [(x, y), (x - HEAD / 3, y - HEAD), (x + HEAD / 3, y - HEAD)]
+        if node.lines:
+          self._axes.add_patch(Polygon(head, color=WIRE, lw=0, zorder=2))
+        for piece, following in itertools.pairwise([*others, last]):
+          self._paint_wire(piece)
+          number = numbers.setdefault(source, str(len(numbers) + 1))
+          self._paint_mark(*piece[-1], RADIUS, number)
+          self._paint_mark(*following[0], -RADIUS, number)
+
+  def _paint_wire(self, points: list[tuple[float, float]]) -> None:
+    style: dict[str, Any] = {"color": WIRE, "lw": 0.9 * self._scale, "zorder": 2}
+    self._axes.plot(*zip(*points, strict=True), **style)
+
+  def _paint_mark(self, x: float, y: float, down: float, number: str) -> None:
+    """Draws the mark at the end of a line that goes on in the next column."""
+    if (x, y) not in self._marked:
+      self._marked.add((x, y))
+      style = {"fc": "#ffffff", "ec": WIRE, "lw": 0.8 * self._scale, "zorder": 3}
+      self._axes.add_patch(Circle((x, y + down), RADIUS, **style))
+      self._write(x, y + down, number, SMALL, ha="center", va="center_baseline")
+
+  def _pieces(self, source: int, target: int) -> list[list[tuple[float, float]]]:
+    """Returns the points of a line, cut where it goes on in the next column."""
+    strip, (begin, end) = self._strip, (self._strip.nodes[i] for i in (source, target))
+    y = self._middle(begin) + begin.height / 2
+    pieces = [[self._point(begin.row, begin.x, y)]]
+    for row in range(begin.row, end.row):
+      above = begin.x if row == begin.row else strip.wires[source, target]
+      below = end.x if row + 1 == end.row else strip.wires[source, target]
+      pieces[-1].append(self._point(row, above, strip.ends[row]))
+      if self._column(row) != self._column(row + 1):
+        pieces[-1].append(self._point(row, above, strip.ends[row] + STUB))
+        start = strip.begins[row + 1] - GAP
+        ys = (start - STUB, start)
+        pieces.append([self._point(row + 1, above, y) for y in ys])
+      lift = HEAD if row + 1 == end.row and end.lines else 0
+      pieces[-1].append(self._point(row + 1, below, strip.begins[row + 1] - lift))
+    y = self._middle(end) - end.height / 2
+    pieces[-1].append(self._point(end.row, end.x, y))
+    return pieces

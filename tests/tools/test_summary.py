@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.text import Annotation
 
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, models, registry
-from cifar_flax.tools import drawing, structure, summary
+from cifar_flax.tools import structure, summary
 from cifar_flax.tools.structure import IMAGE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -183,33 +182,6 @@ def test_prints_a_table_markdown_and_json(capsys):
   assert content["totals"]["parameters"] == 151_404
   assert content["layers"][-1]["receptive_field"] == [58, 58]
   assert content["layers"][0]["reads"] == [-1]
-
-
-@pytest.mark.parametrize("name", ["net6a_dense", "net6b"])
-def test_arrows_lead_from_each_input_to_its_layer(name):
-  layers = structure.layers(load(name))
-  (axes,) = drawing.draw(layers, name).axes
-  image, *boxes = (
-    patch.get_bbox() for patch in axes.patches if patch.get_facecolor()[3] > 0
-  )
-  assert len(boxes) == len(layers)
-  arrows = {(a.xyann, a.xy) for a in axes.texts if isinstance(a, Annotation)}
-  expected = set()
-  for layer, target in zip(layers, boxes, strict=True):
-    for number in layer.receptive_field.inputs:
-      source = image if number == IMAGE else boxes[number]
-      assert source.y1 < target.y0  # y points down
-      middles = [(box.x0 + box.x1) / 2 for box in (source, target)]
-      expected.add(((middles[0], source.y1), (middles[1], target.y0)))
-  rounded = lambda pairs: sorted(np.round(np.array(list(pairs)), 6).tolist())  # noqa: E731
-  assert rounded(arrows) == rounded(expected)
-
-
-def test_draws_the_network(tmp_path, capsys):
-  code, _, _ = run(capsys, "--plot", str(tmp_path / "net.png"))
-  data = (tmp_path / "net.png").read_bytes()
-  assert code == 0 and data.startswith(b"\x89PNG")
-  assert int.from_bytes(data[20:24]) > int.from_bytes(data[16:20])  # higher than wide
 
 
 @pytest.mark.parametrize(
