@@ -26,6 +26,7 @@ from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.ops import compiler
 
 AXIS = "devices"
+PROGRAMS = 16  # how many are kept, for later runs of this process
 # Keys and sections of the config that no compiled program depends on, except for the
 # shapes of its arguments. Runs that differ in nothing else share a `Program`.
 INDIVIDUAL = (
@@ -114,7 +115,7 @@ def create_state(
   return jax.tree.map(np.array, initial_state(np.int32(config.seed)))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=PROGRAMS)
 def _initialise(
   network: models.Network,
   tx: optax.GradientTransformation,
@@ -365,7 +366,7 @@ def shared_program(
   num_classes: int,
   num_examples: int,
 ) -> "Program":
-  """Returns the `Program` of a run: that of the run before, if it fits both.
+  """Returns the `Program` of a run: that of an earlier run, if it fits both.
 
   Arguments as for `Program`.
   """
@@ -378,7 +379,7 @@ def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
   return tuple(pair for pair in values if pair[0].partition(".")[0] not in INDIVIDUAL)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=PROGRAMS)
 def program_of(
   key: tuple[tuple[str, Any], ...],
   devices: tuple[jax.Device, ...],

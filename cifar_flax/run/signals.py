@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Exit codes of a run that one of them stopped.
+EXIT_CODES = tuple(128 + number for number in SIGNALS)
 
 
 class Watch:

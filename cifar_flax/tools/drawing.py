@@ -37,9 +37,10 @@ COLORS = {
   "max_pool": "#fbe0c3",
 }
 KEY = (
-  "mult-adds: multiply-adds for one image\n"
-  "sees: pixels of the image that an output depends on, padding included"
+  "mult-adds: multiply-adds for one image",
+  "sees: pixels of the image that an output depends on, padding included",
 )
+DOTS = "dot: outputs that are added, multiplied or concatenated"
 
 
 @dataclasses.dataclass(eq=False)
@@ -104,12 +105,8 @@ def draw(layers: Sequence[Layer], title: str) -> Figure:
   multiply_adds = sum(layer.multiply_adds for layer in layers)
   totals = f"{parameters:,} parameters, {bound}{multiply_adds:,} multiply-adds"
   strip = Strip(layers)
-  heading = f"{title}: {totals}"
-  least = max(_width(text, SMALL) for text in KEY.split("\n"))
-  least = max(least, _width(heading, LARGE + 2, "bold")) + 2 * MARGIN
-  pages = [Page(strip, cuts, least) for cuts in strip.cuts()]
-  page = max(pages, key=lambda page: page.score)
-  return page.paint(heading)
+  pages = [Page(strip, firsts, f"{title}: {totals}") for firsts in strip.cuts()]
+  return max(pages, key=lambda page: page.score).paint()
 
 
 @functools.lru_cache(maxsize=4096)
@@ -328,21 +325,21 @@ class Strip:
   def _is_clear(self, x: float, source: int, target: int) -> bool:
     """Tells whether nothing is at x in the rows between two nodes."""
     rows = range(self.nodes[source].row + 1, self.nodes[target].row)
-    for node in self.nodes:
-      if node.row in rows and abs(node.x - x) < self.width / 2 + PAD:
-        return False
-    for frame in self.frames:
-      if {source, target} & frame.members or frame.rows[1] < rows[0]:
-        continue
-      if frame.rows[0] <= rows[-1] and frame.left - PAD < x < frame.right + PAD:
-        return False
-    return not any(
-      abs(other - x) < LANE
-      and s != source
-      and self.nodes[s].row < rows[-1] + 1
-      and self.nodes[t].row > rows[0] - 1
-      for (s, t), other in self.wires.items()
+    reach, ends = self.width / 2 + PAD, {source, target}
+    boxes = any(abs(n.x - x) < reach for n in self.nodes if n.row in rows)
+    frames = any(
+      frame.left - PAD < x < frame.right + PAD
+      for frame in self.frames
+      if frame.rows[0] <= rows[-1] and rows[0] <= frame.rows[1]
+      if not ends & frame.members
     )
+    wires = any(
+      abs(other - x) < LANE
+      for (s, t), other in self.wires.items()
+      if self.nodes[s].row <= rows[-1] and rows[0] <= self.nodes[t].row
+      if s != source
+    )
+    return not (boxes or frames or wires)
 
   def extent(self, row: int, leave_out: Sequence[Frame] = ()) -> tuple[float, float]:
     """Returns the left and right end of what a row contains."""
@@ -388,42 +385,46 @@ class Page:
     score: larger if the text is larger and the page more like A4.
   """
 
-  def __init__(self, strip: Strip, firsts: tuple[int, ...], least: float):
-    self._strip, self._firsts = strip, firsts
-    rows = len(strip.tops)
-    self._shifts: list[tuple[float, float]] = []
-    x, bottom, head = 0.0, 0.0, MARGIN + 0.35
-    for first, stop in zip(firsts, (*firsts[1:], rows), strict=True):
-      extents = [strip.extent(row) for row in range(max(first - 1, 0), stop)]
-      left = min(extent[0] for extent in extents)
-      right = max(extent[1] for extent in extents)
-      top = head + (GAP + STUB + 2 * RADIUS if first else 0)
-      self._shifts.append((x - left, top - strip.begins[first]))
-      x += right - left + GUTTER
-      tail = STUB + 2 * RADIUS if stop < rows else 0
-      bottom = max(bottom, top + strip.ends[stop - 1] - strip.begins[first] + tail)
-    self._width = max(x - GUTTER + 2 * MARGIN, least)
-    indent = (self._width - x + GUTTER) / 2
-    self._shifts = [(dx + indent, dy) for dx, dy in self._shifts]
-    self._height = bottom + 0.45 + MARGIN
+  def __init__(self, strip: Strip, firsts: tuple[int, ...], heading: str):
+    self._strip, self._firsts, self._heading = strip, firsts, heading
+    self._key = KEY if all(node.lines for node in strip.nodes) else (*KEY, DOTS)
+    least = max(_width(heading, LARGE + 2, "bold"), *(_width(t, SMALL) for t in KEY))
+    self._place_columns(least + 2 * MARGIN)
     fit = min(1.0, PAGE[0] / self._width, PAGE[1] / self._height)
     self._scale = max(fit, LEAST / SMALL)
     shape = math.log(self._height / self._width / (PAGE[1] / PAGE[0]))
     too_wide = self._width * self._scale > PAGE[0]
     self.score = fit - 0.1 * abs(shape) - 10 * too_wide
 
-  def paint(self, heading: str) -> Figure:
+  def _place_columns(self, least: float) -> None:
+    """Sets the size of the page, at least this wide, and each column's shift on it."""
+    strip, stops = self._strip, (*self._firsts[1:], len(self._strip.tops))
+    shifts, x, bottom = list[tuple[float, float]](), 0.0, 0.0
+    for first, stop in zip(self._firsts, stops, strict=True):
+      # Lines come from where they are in the row before.
+      extents = [strip.extent(row) for row in range(max(first - 1, 0), stop)]
+      lefts, rights = zip(*extents, strict=True)
+      top = MARGIN + 0.35 + (GAP + STUB + 2 * RADIUS if first else 0)
+      shifts.append((x - min(lefts), top - strip.begins[first]))
+      x += max(rights) - min(lefts) + GUTTER
+      end = top + strip.ends[stop - 1] - strip.begins[first]
+      bottom = max(bottom, end + (STUB + 2 * RADIUS if stop < stops[-1] else 0))
+    self._width = max(x - GUTTER + 2 * MARGIN, least)
+    self._height = bottom + 0.18 + LINE * len(self._key) + MARGIN
+    indent = (self._width - x + GUTTER) / 2
+    self._shifts = [(dx + indent, dy) for dx, dy in shifts]
+
+  def paint(self) -> Figure:
     """Returns the drawing."""
     size = (self._width * self._scale, self._height * self._scale)
     figure = Figure(figsize=size, dpi=150)
-    self._marked = set[tuple[float, float]]()
     self._axes = figure.add_axes((0, 0, 1, 1))
     self._axes.set(xlim=(0, self._width), ylim=(self._height, 0))
     self._axes.axis("off")
-    self._write(MARGIN, MARGIN + 0.07, heading, LARGE + 2, weight="bold")
-    key = [self._height - MARGIN - LINE * (i + 0.5) for i in (1, 0)]
-    for y, line in zip(key, KEY.split("\n"), strict=True):
-      self._write(MARGIN, y, line, SMALL, color=WIRE)
+    self._write(MARGIN, MARGIN + 0.07, self._heading, LARGE + 2, weight="bold")
+    for number, text in enumerate(reversed(self._key)):
+      y = self._height - MARGIN - LINE * (number + 0.5)
+      self._write(MARGIN, y, text, SMALL, color=WIRE)
     for frame in self._strip.frames:
       self._paint_frame(frame)
     self._paint_wires()
@@ -482,32 +483,27 @@ class Page:
       self._rectangle(corner, width, bottom - top, **style)
 
   def _paint_wires(self) -> None:
-    numbers: dict[int, str] = {}  # by source
+    """Draws the lines, and a mark with the source's number where one is cut."""
+    numbers: dict[int, str] = {}
+    marks = dict[tuple[float, float], str]()
     for target, node in enumerate(self._strip.nodes):
       for source in sorted(node.inputs):
-        *others, last = self._pieces(source, target)
-        self._paint_wire(last)
-        x, y = last[-1]
-        head = [(x, y), (x - HEAD / 3, y - HEAD), (x + HEAD / 3, y - HEAD)]
-        if node.lines:
-          self._axes.add_patch(Polygon(head, color=WIRE, lw=0, zorder=2))
-        for piece, following in itertools.pairwise([*others, last]):
-          self._paint_wire(piece)
+        pieces = self._pieces(source, target)
+        for piece in pieces:
+          style: dict[str, Any] = {"color": WIRE, "lw": 0.9 * self._scale, "zorder": 2}
+          self._axes.plot(*zip(*piece, strict=True), **style)
+        for piece, following in itertools.pairwise(pieces):
           number = numbers.setdefault(source, str(len(numbers) + 1))
-          self._paint_mark(*piece[-1], RADIUS, number)
-          self._paint_mark(*following[0], -RADIUS, number)
-
-  def _paint_wire(self, points: list[tuple[float, float]]) -> None:
-    style: dict[str, Any] = {"color": WIRE, "lw": 0.9 * self._scale, "zorder": 2}
-    self._axes.plot(*zip(*points, strict=True), **style)
-
-  def _paint_mark(self, x: float, y: float, down: float, number: str) -> None:
-    """Draws the mark at the end of a line that goes on in the next column."""
-    if (x, y) not in self._marked:
-      self._marked.add((x, y))
-      style = {"fc": "#ffffff", "ec": WIRE, "lw": 0.8 * self._scale, "zorder": 3}
-      self._axes.add_patch(Circle((x, y + down), RADIUS, **style))
-      self._write(x, y + down, number, SMALL, ha="center", va="center_baseline")
+          (x, y), (next_x, next_y) = piece[-1], following[0]
+          marks |= {(x, y + RADIUS): number, (next_x, next_y - RADIUS): number}
+      if node.inputs and node.lines:
+        x, y = pieces[-1][-1]
+        head = [(x, y), (x - HEAD / 3, y - HEAD), (x + HEAD / 3, y - HEAD)]
+        self._axes.add_patch(Polygon(head, color=WIRE, lw=0, zorder=2))
+    for (x, y), number in marks.items():
+      edge = {"ec": WIRE, "lw": 0.8 * self._scale, "zorder": 3}
+      self._axes.add_patch(Circle((x, y), RADIUS, fc="#ffffff", **edge))
+      self._write(x, y, number, SMALL, ha="center", va="center_baseline")
 
   def _pieces(self, source: int, target: int) -> list[list[tuple[float, float]]]:
     """Returns the points of a line, cut where it goes on in the next column."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cifar_flax import config as config_lib
-from cifar_flax import published
+from cifar_flax import effects, published
 from cifar_flax.config import Config
 from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
@@ -178,7 +178,7 @@ def labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
 
 
 def group(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
-  """Groups runs that differ only in their seed.
+  """Groups runs that differ only in their seed, or in keys without effect.
 
   Groups are in the order of their first runs.
 
@@ -187,7 +187,9 @@ def group(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
   """
   groups: dict[str, list[FinishedRun]] = {}
   for run in runs:
-    groups.setdefault(json.dumps(settings(run)), []).append(run)
+    unused = effects.without_effect(run.config)
+    used = {key: value for key, value in settings(run).items() if key not in unused}
+    groups.setdefault(json.dumps(used), []).append(run)
   for same in groups.values():
     seeds = [run.config.seed for run in same]
     if len(set(seeds)) < len(seeds):

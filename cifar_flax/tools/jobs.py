@@ -1,13 +1,15 @@
 """Trains many runs, one after another or several at once, for `reproduce` and `sweep`.
 
-Each run is a process of `cifar_flax.main` with its own run directory, so rerunning the
-same command resumes where it was stopped.
+Each run has its own run directory and is what `cifar_flax.main` makes of its command,
+so rerunning the same command resumes where it was stopped.
 """
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
+import select
 import shlex
 import signal
 import subprocess
@@ -22,9 +24,10 @@ from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory, signals
 
+MAIN = (sys.executable, "-m", "cifar_flax.main")  # how a user trains the same run
 USER_ERROR = 2  # exit code of a command that was given wrong input
-# Exit codes of a run that a signal stopped.
-STOPPED = tuple(128 + number for number in signals.SIGNALS)
+STOPPED = signals.EXIT_CODES
+WORKER = (sys.executable, "-m", "cifar_flax.tools.worker")
 # How long to wait for runs to exit after Ctrl-C, which the terminal sends to them as
 # well, before they get SIGTERM; and after SIGTERM, before they are abandoned.
 SECONDS_AFTER_CTRL_C = 10.0
@@ -48,16 +51,16 @@ class Job:
 
 
 class Process(Protocol):
-  """The methods of `subprocess.Popen` that are used here."""
+  """A run that is being trained; the methods of `subprocess.Popen` that are used."""
 
   def poll(self) -> int | None:
-    """Returns the exit code, or None while the process is running."""
+    """Returns the run's exit code, or None while it is being trained."""
 
   def wait(self, timeout: float | None = None) -> int:
-    """Waits for the process to exit and returns its exit code."""
+    """Waits for the run to end and returns its exit code."""
 
   def terminate(self) -> None:
-    """Sends SIGTERM."""
+    """Sends SIGTERM to the run."""
 
 
 def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
@@ -75,8 +78,7 @@ def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
   config = config_lib.load(path)
   overrides = effects.effective(config, overrides)  # `main` refuses the others
   config = config_lib.override(config, overrides)
-  command = [sys.executable, "-m", "cifar_flax.main", "--config", path]
-  command += ["--workdir", str(workdir)]
+  command = [*MAIN, "--config", path, "--workdir", str(workdir)]
   command += [f"--config.{key}={value}" for key, value in overrides.items()]
   job = Job(config_lib.validate(config), workdir, command)
   _check_workdir(job)
@@ -111,21 +113,104 @@ def finished_summary(job: Job) -> dict[str, Any] | None:
   return directory.finished_summary(job.workdir, job.config)
 
 
-def start_process(job: Job, slot: int | None) -> Process:
-  """Starts a run as a process.
+class Worker:
+  """A process that trains one run after another, and the run that it trains now.
 
-  Args:
-    job: the run.
-    slot: None if runs are trained one at a time: the run uses all devices and prints
-      to this terminal. Otherwise, the index of the only accelerator that the run uses;
-      it prints to `log.txt` in its run directory.
+  It is a `Process`: its exit codes are those of the run.
   """
-  if slot is None:
-    return subprocess.Popen(job.command)
-  job.workdir.mkdir(parents=True, exist_ok=True)
-  environment = {**os.environ, **_device_variables(slot, os.environ)}
-  with open(job.workdir / "log.txt", "a") as log:
-    return subprocess.Popen(job.command, env=environment, stdout=log, stderr=log)
+
+  def __init__(self, slot: int | None):
+    """Starts the process.
+
+    Args:
+      slot: None if runs are trained one at a time: they use all devices and print to
+        this terminal. Otherwise, the index of the only accelerator that they use; each
+        prints to `log.txt` in its run directory.
+    """
+    self._has_slot = slot is not None
+    environment = {**os.environ, **_device_variables(slot, os.environ)}
+    reader, writer = os.pipe()
+    self._process = subprocess.Popen(
+      [*WORKER, str(writer)],
+      stdin=subprocess.PIPE,
+      pass_fds=[writer],
+      env=environment,
+      text=True,
+    )
+    os.close(writer)
+    self._answers = os.fdopen(reader)
+    self._code: int | None = None
+
+  def train(self, job: Job) -> None:
+    """Makes the process train a run; the run before must have ended."""
+    log = None
+    if self._has_slot:
+      job.workdir.mkdir(parents=True, exist_ok=True)
+      log = str(job.workdir / "log.txt")
+    order = {"arguments": job.command[len(MAIN) :], "log": log}
+    self._code, stdin = None, self._process.stdin
+    assert stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died: `wait` finds its code
+      stdin.write(json.dumps(order) + "\n")
+      stdin.flush()
+
+  def wait(self, timeout: float | None = None) -> int:
+    """Waits for the run to end and returns its exit code.
+
+    Raises:
+      subprocess.TimeoutExpired: it did not end within `timeout` seconds.
+    """
+    if self._code is None:
+      if not select.select([self._answers], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired(self._process.args, timeout or 0.0)
+      line = self._answers.readline()
+      self._code = int(line) if line else self._process.wait()
+    return self._code
+
+  def poll(self) -> int | None:
+    """Returns the run's exit code, or None while it is being trained."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      return self.wait(0.0)
+    return None
+
+  def terminate(self) -> None:
+    """Sends SIGTERM to the process."""
+    self._process.terminate()
+
+  def can_train(self) -> bool:
+    """Returns whether the process is ready for another run."""
+    return self._code not in (None, *STOPPED) and self._process.poll() is None
+
+  def close(self) -> None:
+    """Ends the process unless it is training, and waits for its end."""
+    assert self._process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
+    if self._code is not None:
+      self._process.wait()
+    self._answers.close()
+
+
+class Workers:
+  """Starts runs, each in the worker of its slot; close it at the end."""
+
+  def __init__(self) -> None:
+    self._of_slot: dict[int | None, Worker] = {}
+
+  def __call__(self, job: Job, slot: int | None) -> Worker:
+    """Starts a run; for `slot`, see `Worker`."""
+    worker = self._of_slot.get(slot)
+    if worker is None or not worker.can_train():
+      if worker is not None:
+        worker.close()
+      worker = self._of_slot[slot] = Worker(slot)
+    worker.train(job)
+    return worker
+
+  def close(self) -> None:
+    """Ends the processes that are not training."""
+    for worker in self._of_slot.values():
+      worker.close()
 
 
 def check_slots(number: int, environment: Mapping[str, str]) -> None:
@@ -149,8 +234,12 @@ def _visible_gpus(environment: Mapping[str, str]) -> list[str] | None:
   return None if text is None else [n for n in text.split(",") if n not in ("", "-1")]
 
 
-def _device_variables(slot: int, environment: Mapping[str, str]) -> dict[str, str]:
+def _device_variables(
+  slot: int | None, environment: Mapping[str, str]
+) -> dict[str, str]:
   """Returns environment variables that restrict a process to one GPU or TPU chip."""
+  if slot is None:
+    return {}
   gpus = _visible_gpus(environment)
   return {
     "CUDA_VISIBLE_DEVICES": str(slot) if gpus is None else "".join(gpus[slot:][:1]),
@@ -164,16 +253,21 @@ def train_all(
   jobs: Sequence[Job],
   after_each: Callable[[dict[pathlib.Path, int]], None] = lambda failures: None,
   at_once: int = 1,
-  start: Callable[[Job, int | None], Process] = start_process,
+  start: Callable[[Job, int | None], Process] | None = None,
   stop_codes: Sequence[int] = STOPPED,
 ) -> int:
   """Trains the runs that are not finished.
+
+  One process trains all runs of a slot, one after another, so that those that differ
+  only in seed and schedule share what is compiled. If it dies, the next run has a new
+  one.
 
   Args:
     jobs: the runs, in order.
     after_each: called after each run with the exit codes of all failed runs.
     at_once: number of runs trained at the same time, each on its own accelerator.
-    start: starts a run, given its slot, which is None if `at_once` is 1.
+    start: starts a run, given its slot, which is None if `at_once` is 1; `Workers` by
+      default.
     stop_codes: if a run exits with one of these codes, no further run is started.
 
   Returns:
@@ -182,8 +276,8 @@ def train_all(
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
-  code = 0
-  with _Pool(at_once, start) as pool:
+  code, workers = 0, Workers()
+  with contextlib.closing(workers), _Pool(at_once, start or workers) as pool:
     while waiting or pool.running:
       while waiting and pool.free_slots():
         label, job = waiting.pop(0)

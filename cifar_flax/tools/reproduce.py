@@ -64,7 +64,7 @@ def reproduce(
   planned: Sequence[jobs.Job],
   output: pathlib.Path,
   command: str,
-  start: Callable[[jobs.Job, int | None], jobs.Process] = jobs.start_process,
+  start: Callable[[jobs.Job, int | None], jobs.Process] | None = None,
 ) -> int:
   """Trains the runs that are not finished and rewrites the table after each.
 

@@ -1,7 +1,9 @@
 """Sweeps: planning, training, resuming, and several runs at once."""
 
+import contextlib
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from cifar_flax.errors import UserError
 from cifar_flax.tools import jobs, sweep
 from tests.tools.test_reproduce import FakeMain
 
+ROOT = pathlib.Path(__file__).parents[2]
 QUICK = "configs/quickstart.py"
 
 
@@ -175,16 +178,44 @@ def test_as_many_runs_as_asked_for_are_trained_at_once(tmp_path):
   assert start.slots[:3] == [0, 1, 2] and set(start.slots) == {0, 1, 2}
 
 
-def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch):
+# Stand-ins for `cifar_flax.tools.worker`: they read orders and answer with exit codes.
+PREAMBLE = """
+import json, os, signal, sys, time
+answers = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+orders = map(json.loads, iter(sys.stdin.readline, ""))
+"""
+
+
+@pytest.fixture
+def worker(monkeypatch):
+  """Makes every worker execute this Python code."""
+
+  def use(code):
+    command = [sys.executable, "-c", PREAMBLE + code]
+    monkeypatch.setattr(jobs, "WORKER", command)
+
+  return use
+
+
+def job_in(workdir):
+  return jobs.plan(QUICK, {}, workdir)
+
+
+def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch, worker):
   names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
-  code = f"import os; print([os.environ.get(n) for n in {names}])"
-  job = jobs.Job(config_lib.Config(), tmp_path / "run", [sys.executable, "-c", code])
+  worker(
+    "for order in orders:\n"
+    f"  print([os.environ.get(n) for n in {names}], file=open(order['log'], 'a'))\n"
+    "  print(0, file=answers)\n"
+  )
+  job = job_in(tmp_path / "run")
   monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-  assert jobs.start_process(job, 1).wait() == 0
+  with contextlib.closing(jobs.Workers()) as workers:
+    assert workers(job, 1).wait() == 0
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-  assert jobs.start_process(job, 1).wait() == 0
-  log = (tmp_path / "run" / "log.txt").read_text()
-  assert log == "['1', '1']\n['7', '1']\n"
+  with contextlib.closing(jobs.Workers()) as workers:
+    assert workers(job, 1).wait() == 0
+  assert (job.workdir / "log.txt").read_text() == "['1', '1']\n['7', '1']\n"
   for none in ("", "-1"):  # all GPUs are hidden and stay hidden
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
     jobs.check_slots(8, os.environ)
@@ -193,66 +224,101 @@ def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch):
   jobs.check_slots(2, os.environ)
   with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 lists 2"):
     jobs.check_slots(3, os.environ)
-  assert jobs.start_process(job, None).wait() == 0  # prints here and sees all devices
-  assert (tmp_path / "run" / "log.txt").read_text() == log
 
 
-def test_a_command_runs_in_its_own_process(tmp_path):
-  command = [sys.executable, "-c", "import os; os._exit(7)"]
-  job = jobs.Job(config_lib.Config(), tmp_path, command)
-  assert jobs.start_process(job, None).wait() == 7
-  assert jobs.train_all([job]) == 1
+def test_without_slots_a_run_prints_here_and_sees_all_devices(
+  tmp_path, monkeypatch, worker
+):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+  worker(
+    "for order in orders:\n"
+    "  good = order['log'] is None and os.environ['CUDA_VISIBLE_DEVICES'] == '4,7'\n"
+    "  print(0 if good else 9, file=answers)\n"
+  )
+  with contextlib.closing(jobs.Workers()) as workers:
+    assert workers(job_in(tmp_path), None).wait() == 0
 
 
-def test_after_ctrl_c_the_runs_have_time_to_exit(tmp_path):
-  script = (
-    "import os, pathlib, signal, sys, time\n"
+def test_one_process_trains_a_slots_runs_until_it_dies(tmp_path, worker):
+  """The first run diverges, which the process survives; the third kills it."""
+  pids = tmp_path / "pids"
+  worker(
+    "for order in orders:\n"
+    f"  print(os.getpid(), file=open({str(pids)!r}, 'a'))\n"
+    "  seed = int(order['arguments'][-1].rpartition('=')[2])\n"
+    "  if seed == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "  print([1, 0, None, 0, 143, 0][seed], file=answers)\n"
+    "  if seed == 4: time.sleep(60)\n"
+  )
+  planned = plan("--seeds=6", f"--output={tmp_path / 'out'}")[1]
+  codes = []
+  with contextlib.closing(jobs.Workers()) as workers:
+    for job in planned:
+      process = workers(job, None)
+      codes.append(process.wait())
+      assert process.poll() == codes[-1]
+      if codes[-1] == 143:
+        process.terminate()  # ends its sleep
+  assert codes == [1, 0, -signal.SIGKILL, 0, 143, 0]
+  first, second, third, fourth, fifth, sixth = pids.read_text().split()
+  assert first == second == third != fourth == fifth != sixth
+
+
+def test_a_failed_run_and_a_dead_process_do_not_stop_the_others(tmp_path, worker):
+  worker("next(orders)\nos._exit(7)\n")
+  planned = plan("--seeds=2", f"--output={tmp_path}")[1]
+  failed = []
+  assert jobs.train_all(planned, lambda failures: failed.append(dict(failures))) == 1
+  assert [list(failures.values()) for failures in failed] == [[7], [7, 7]]
+
+
+def test_after_ctrl_c_the_runs_have_time_to_exit(tmp_path, worker):
+  file = tmp_path / "saved"
+  worker(
+    "next(orders)\n"
     "try:\n"
     "  os.kill(os.getppid(), signal.SIGINT)\n"
     "  time.sleep(0.7)\n"
     "finally:\n"
-    "  pathlib.Path(sys.argv[1]).touch()\n"
+    f"  open({str(file)!r}, 'w')\n"
   )
-  file = tmp_path / "saved"
-  command = [sys.executable, "-c", script, str(file)]
   # A shell that starts the tests in the background makes them ignore Ctrl-C.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
-      jobs.train_all([jobs.Job(config_lib.Config(), tmp_path, command)])
+      jobs.train_all([job_in(tmp_path / "run")])
     assert file.exists()
   finally:
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_run_that_ignores_ctrl_c_is_terminated(tmp_path, monkeypatch):
+def test_a_run_that_ignores_ctrl_c_is_terminated(tmp_path, monkeypatch, worker):
   monkeypatch.setattr(jobs, "SECONDS_AFTER_CTRL_C", 0.1)
-  code = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
-  job = jobs.Job(config_lib.Config(), tmp_path, [sys.executable, "-c", code])
-  started = []
+  worker("next(orders)\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)\n")
+  started, workers = [], jobs.Workers()
 
   def start(job, slot):
-    started.append(jobs.start_process(job, slot))
+    started.append(workers(job, slot))
     return started[-1]
 
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
-      jobs.train_all([job], start=start)
-    assert started[0].returncode == -signal.SIGTERM  # waited for
+      jobs.train_all([job_in(tmp_path / "run")], start=start)
+    assert started[0].wait() == -signal.SIGTERM
   finally:
     signal.signal(signal.SIGINT, before)
+    workers.close()
 
 
 def test_sigterm_terminates_the_runs_and_prints_how_to_resume(tmp_path):
   """The sweep is a process whose only run sleeps until it is terminated."""
   program = (
     "import pathlib, sys\n"
-    "from cifar_flax import config\n"
     "from cifar_flax.tools import jobs\n"
     "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
-    "command = [sys.executable, '-c', code]\n"
-    "jobs.train_all([jobs.Job(config.Config(), pathlib.Path('run'), command)])\n"
+    "jobs.WORKER = [sys.executable, '-c', code]\n"
+    f"jobs.train_all([jobs.plan({str(ROOT / QUICK)!r}, {{}}, pathlib.Path('run'))])\n"
   )
   with subprocess.Popen(
     [sys.executable, "-c", program],
