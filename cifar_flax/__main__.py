@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
   "export": ("tools.export", (), "writes a trained network for other programs"),
   "report": ("tools.report", (), "compares runs, as Markdown and as one HTML page"),
   "sweep": ("tools.sweep", (), "trains a config with many values and seeds"),
+  "study": ("tools.study", (), "compares the types of convolution, like with like"),
   "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
 }
 

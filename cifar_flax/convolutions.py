@@ -57,6 +57,11 @@ class Convolution(nn.Module, kw_only=True):
   padding: str = "SAME"
   conv: MakeConv = nn.Conv
 
+  @property
+  def divisor(self) -> int:
+    """What the numbers of channels must be divisible by; nothing, by default."""
+    return 1
+
   def split(self, parts: int) -> int:
     """Returns the number of output channels of each of `parts` branches or groups.
 
@@ -205,6 +210,11 @@ class Grouped(Convolution):
   groups: int = 4
   kernel_size: tuple[int, int] = (3, 3)
 
+  @property
+  def divisor(self) -> int:
+    """What the numbers of input and output channels must be divisible by."""
+    return self.groups
+
   @nn.compact
   def __call__(self, x):
     """Convolves `x` [batch, height, width, channels]."""
@@ -249,6 +259,11 @@ class FilterGroups(Convolution):
 
   kernel_sizes: tuple[int, ...] = (3, 5)
 
+  @property
+  def divisor(self) -> int:
+    """What the number of output channels must be divisible by."""
+    return len(self.kernel_sizes)
+
   @nn.compact
   def __call__(self, x):
     """Convolves `x` [batch, height, width, channels]."""
@@ -292,6 +307,11 @@ class DilatedBranches(Convolution):
 
   dilations: tuple[int, ...] = (1, 2)
   kernel_size: tuple[int, int] = (3, 3)
+
+  @property
+  def divisor(self) -> int:
+    """What the number of output channels must be divisible by."""
+    return len(self.dilations)
 
   @nn.compact
   def __call__(self, x):

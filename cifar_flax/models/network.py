@@ -29,7 +29,12 @@ class MakeConvolution(Protocol):
   """Makes a `convolutions.Convolution` of the type that the config names."""
 
   def __call__(
-    self, *, features: int, conv: MakeConv, name: str | None = None
+    self,
+    *,
+    features: int,
+    conv: MakeConv,
+    name: str | None = None,
+    parent: nn.Module | None = ...,  # type: ignore[assignment]
   ) -> Layer:
     """Returns the layer, with padding "SAME" and stride 1."""
 

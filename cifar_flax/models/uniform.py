@@ -18,9 +18,10 @@ class Uniform(Network):
   @nn.compact
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
-    few, some, many = (channels(number, self.width) for number in (16, 32, 64))
     conv = partial(self.conv, use_bias=False)
     slot = partial(self.convolution, conv=conv)
+    divisor = getattr(slot(features=1, parent=None), "divisor", 1)
+    few, some, many = (channels(n, self.width, divisor) for n in (16, 32, 64))
     norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
 
     x = norm_relu(name="stem_norm")(conv(few, (3, 3), name="stem")(images))
@@ -38,9 +39,6 @@ class Uniform(Network):
     return jnp.mean(x, axis=(1, 2))
 
 
-def channels(number: int, width: float) -> int:
-  """Returns `number * width`, rounded to a multiple of 4 (halves up), at least 4.
-
-  All types in the registry can divide such channels into their groups and branches.
-  """
-  return max(4, 4 * math.floor(number * width / 4 + 0.5))
+def channels(number: int, width: float, divisor: int) -> int:
+  """Returns `number * width`, rounded to a multiple of `divisor` (halves up), not 0."""
+  return divisor * max(1, math.floor(number * width / divisor + 0.5))

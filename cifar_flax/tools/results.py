@@ -271,12 +271,12 @@ def _notes(results: dict[str, Any]) -> list[str]:
     notes.append(f"Trained on {device} ({count} runs).")
   for versions in results["versions"]:
     notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
-  notes += [_describe_data(data) for data in results["data"]]
+  notes += [describe_data(data) for data in results["data"]]
   return [f"- {note}" for note in notes] + ["", f"    {results['command']}"]
 
 
-def _describe_data(data: dict[str, Any]) -> str:
-  """Returns a note on the data and on how they differ from the published runs'."""
+def describe_data(data: dict[str, Any]) -> str:
+  """Returns a note on a summary's data, and how they differ from the published."""
   train, test = data["train_examples"], data["eval_examples"]
   text = (
     f"Data: {data['name']} {data['version']}, trained on `{data['train_split']}` "

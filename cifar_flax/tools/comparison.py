@@ -1,0 +1,143 @@
+"""Compares accuracies over seeds: differences with intervals, fronts, and sentences.
+
+Two configs that are trained with the same seeds are compared seed by seed. They differ
+if the 95 % interval of the mean difference (Student's t, n - 1 degrees of freedom)
+excludes zero. With fewer than `LEAST_SEEDS` common seeds, nothing is concluded.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from scipy import stats
+
+from cifar_flax import tables
+
+LEAST_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The mean difference between two configs over their common seeds.
+
+  Attributes:
+    mean: in points.
+    half_width: of its 95 % interval, in points; infinite for n < 2.
+    n: number of common seeds.
+  """
+
+  mean: float
+  half_width: float
+  n: int
+
+  @property
+  def is_clear(self) -> bool:
+    """Whether there are enough seeds and the interval excludes zero."""
+    return self.n >= LEAST_SEEDS and abs(self.mean) > self.half_width
+
+  def text(self) -> str:
+    """Returns the mean with its interval, such as "+0.42 [-0.10, +0.94]"."""
+    if math.isinf(self.half_width):
+      return f"{self.mean:+.2f}"
+    low, high = self.mean - self.half_width, self.mean + self.half_width
+    return f"{self.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A config's results, and what it costs.
+
+  Attributes:
+    name: of the config or type of convolution.
+    accuracies: in percent, by seed.
+    costs: by the name of the cost; None where one is unknown.
+    group: what it was compared for; entries of a group are drawn alike.
+  """
+
+  name: str
+  accuracies: Mapping[int, float]
+  costs: Mapping[str, float | None]
+  group: str = ""
+
+  @property
+  def mean(self) -> float:
+    """The mean accuracy, percent."""
+    return tables.mean_and_deviation(list(self.accuracies.values()))[0]
+
+
+def difference(entry: Entry, base: Entry) -> Difference | None:
+  """Returns `entry` minus `base` over their common seeds; None if there are none."""
+  seeds = sorted(entry.accuracies.keys() & base.accuracies.keys())
+  if not seeds:
+    return None
+  pairs = [entry.accuracies[seed] - base.accuracies[seed] for seed in seeds]
+  mean, deviation = tables.mean_and_deviation(pairs)
+  if deviation is None:
+    return Difference(mean, math.inf, 1)
+  quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1))
+  return Difference(mean, quantile * deviation / math.sqrt(len(pairs)), len(pairs))
+
+
+def front(entries: Sequence[Entry], cost: str) -> list[Entry]:
+  """Returns the Pareto front of accuracy against a cost, in the order of the cost.
+
+  An entry is in the front if it is clearly more accurate than the one before it.
+  Entries whose cost is unknown are left out.
+  """
+  known = [entry for entry in entries if entry.costs.get(cost) is not None]
+  found: list[Entry] = []
+  for entry in sorted(known, key=lambda e: (e.costs[cost], -e.mean)):
+    gain = difference(entry, found[-1]) if found else None
+    if not found or (gain is not None and gain.is_clear and gain.mean > 0):
+      found.append(entry)
+  return found
+
+
+def sentences(entries: Sequence[Entry], base: Entry, opening: str) -> list[str]:
+  """Says which entries are better or worse than `base`, and which cannot be told.
+
+  Args:
+    entries: the entries to compare, `base` excluded.
+    base: the entry that they are compared with.
+    opening: how each sentence begins, such as "In the same slots".
+
+  Returns:
+    At most three sentences; none if no entry has enough seeds.
+  """
+  compared = [(entry, difference(entry, base)) for entry in entries]
+  known = [(e, d) for e, d in compared if d is not None and d.n >= LEAST_SEEDS]
+  known.sort(key=lambda pair: -pair[1].mean)
+  better = [pair for pair in known if pair[1].is_clear and pair[1].mean > 0]
+  worse = [pair for pair in known if pair[1].is_clear and pair[1].mean < 0]
+  unclear = [pair for pair in known if not pair[1].is_clear]
+  found = []
+  for word, pairs in (("better", better), ("worse", worse)):
+    if pairs:
+      parts = [_clear_part(entry, base, gap) for entry, gap in pairs]
+      verb = "is" if len(parts) == 1 else "are"
+      found.append(f"{opening}, {_listed(parts)} {verb} {word} than {base.name}.")
+  if unclear:
+    parts = [f"{entry.name} ({_interval(gap)})" for entry, gap in unclear]
+    found.append(f"{opening}, {_listed(parts)} could not be told from {base.name}.")
+  return found
+
+
+def _clear_part(entry: Entry, base: Entry, gap: Difference) -> str:
+  ratios = [
+    f"{entry.costs[cost] / base.costs[cost]:.2g} times the {cost}"  # type: ignore[operator]
+    for cost in ("parameters", "multiply-adds")
+    if entry.costs.get(cost) and base.costs.get(cost)
+  ]
+  return f"{entry.name} ({'; '.join([_interval(gap), *ratios])})"
+
+
+def _interval(gap: Difference) -> str:
+  low, high = gap.mean - gap.half_width, gap.mean + gap.half_width
+  return f"{gap.mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, n = {gap.n}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+  """Returns "a", "a and b", or "a, b and c"."""
+  *first, last = parts
+  return f"{', '.join(first)} and {last}" if first else last

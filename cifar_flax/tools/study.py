@@ -1,0 +1,327 @@
+"""Compares the types of convolution, like with like: `python -m cifar_flax study`.
+
+Every type takes the slots of the network `uniform`, in up to three comparisons:
+
+  slots          the same number of channels as `plain`
+  multiply_adds  the width at which the network has as many multiply-adds as `plain`
+  parameters     the width at which it has as many parameters
+
+Widths are found by counting. Each type is trained with the best of several peak
+learning rates, which are compared first, with the first seed, on nine tenths of the
+training images and judged on the rest. Runs that several comparisons share are trained
+once, so a comparison can be added later. Rerun the same command to resume.
+
+OUTPUT has study.md and study.html with tables, figures and conclusions, study.json with
+every number, and the run directories TYPE/width=W/seed0 and TYPE/search/rate=R. Speed
+and memory are measured once, after the training; --measure does it again, when nothing
+else is running.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cifar_flax import command_line, registry
+from cifar_flax import config as config_lib
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.run.files import write_atomically
+from cifar_flax.tools import jobs
+
+if TYPE_CHECKING:
+  from cifar_flax.tools.widths import Width
+
+BASE = "plain"  # the type that the others are compared with
+COMPARISONS = ("slots", "multiply_adds", "parameters")
+RATES = (0.003, 0.01, 0.03)
+# Keys that the study sets itself.
+ITS_KEYS = ("seed", "name", "model.convolution", "model.width")
+ITS_KEYS += ("schedule.learning_rate",)
+STOP_CODES = (jobs.USER_ERROR, *jobs.STOPPED)
+
+
+@dataclasses.dataclass
+class Study:
+  """What a command line asks for, and what is known of it so far.
+
+  Attributes:
+    path: the config file.
+    config: its content, with the overrides of the command line.
+    overrides: the text of each overridden key's value.
+    types: the types of convolution; the first is `BASE`.
+    compared: the comparisons, in order.
+    seeds: number of seeds.
+    search_epochs: length of the runs that choose the learning rate.
+    output: folder to write to.
+    command: the command line.
+    widths: of each type in each comparison.
+    search: the accuracy in percent that each type reached with each peak rate; None
+      where it did not finish.
+    measured: content of measured.json: `circumstances`, and each network's costs.
+  """
+
+  path: str
+  config: Config
+  overrides: dict[str, str]
+  types: list[str]
+  compared: list[str]
+  seeds: int
+  search_epochs: int
+  output: pathlib.Path
+  command: str
+  widths: "dict[str, dict[str, Width]]" = dataclasses.field(default_factory=dict)
+  search: dict[str, dict[float, float | None]] = dataclasses.field(default_factory=dict)
+  measured: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def rate(self, kind: str) -> float | None:
+    """Returns the peak learning rate with which a type did best in the search."""
+    known = {r: accuracy for r, accuracy in self.search[kind].items() if accuracy}
+    return max(known, key=lambda r: known[r]) if known else None
+
+  def job(self, kind: str, comparison: str, seed: int) -> jobs.Job | None:
+    """Returns a run of a comparison; None if the search found no rate for its type."""
+    if (rate := self.rate(kind)) is None:
+      return None
+    width = self.widths[comparison][kind].width
+    values = {"model.convolution": kind, "model.width": f"{width:g}"}
+    values |= {"schedule.learning_rate": f"{rate:g}", "seed": str(seed)}
+    folder = self.output / kind / f"width={width:g}" / f"seed{seed}"
+    return jobs.plan(self.path, self.overrides | values, folder)
+
+  def jobs(self) -> list[jobs.Job]:
+    """Returns all runs that are compared, each once."""
+    found = {}
+    for comparison in self.compared:
+      for seed in range(self.seeds):
+        for kind in self.types:
+          if job := self.job(kind, comparison, seed):
+            found.setdefault(job.workdir, job)
+    return list(found.values())
+
+  def search_job(self, kind: str, rate: float) -> jobs.Job:
+    """Returns the run that tries a peak rate for a type."""
+    train, judge = search_splits(self.config.data.train_split)
+    values = {"model.convolution": kind, "schedule.learning_rate": f"{rate:g}"}
+    values |= {"num_epochs": str(self.search_epochs), "seed": "0"}
+    values |= {"data.train_split": train, "data.eval_split": judge}
+    folder = self.output / kind / "search" / f"rate={rate:g}"
+    return jobs.plan(self.path, self.overrides | values, folder)
+
+
+def search_splits(split: str) -> tuple[str, str]:
+  """Returns nine tenths of a training split, to train on, and the rest, to judge on.
+
+  Args:
+    split: NAME, NAME[:N] or NAME[:N%].
+
+  Raises:
+    UserError: it has another form.
+  """
+  form = re.fullmatch(r"(\w+)(?:\[:(\d+)(%?)\])?", split)
+  if not form:
+    raise UserError(
+      f"config.data.train_split={split!r}: must be NAME, NAME[:N] or NAME[:N%], so "
+      "that the last tenth can be split off to choose the learning rate"
+    )
+  name, number, unit = form.groups()
+  last, unit = (int(number), unit) if number else (100, "%")
+  middle = last * 9 // 10
+  if not 0 < middle < last:
+    raise UserError(f"config.data.train_split={split!r}: is too small to be split")
+  return f"{name}[:{middle}{unit}]", f"{name}[{middle}{unit}:{last}{unit}]"
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command_line.Parser("study", __doc__, command_line.EVERY_RUN)
+  parser.add_argument("--config", metavar="FILE", default="configs/conv_study.py")
+  parser.add_argument(
+    "--types", help="comma-separated (default: all that the registry has)"
+  )
+  parser.add_argument(
+    "--compare", default=",".join(COMPARISONS), help="default: %(default)s"
+  )
+  parser.add_argument(
+    "--seeds", type=int, default=3, help="number of seeds (%(default)s)"
+  )
+  parser.add_argument(
+    "--search_epochs",
+    type=int,
+    default=5,
+    help="epochs of the runs that choose the learning rate (%(default)s)",
+  )
+  parser.add_argument(
+    "--at_once", type=int, default=1, help="runs trained at the same time, as in sweep"
+  )
+  parser.add_argument(
+    "--windows",
+    type=int,
+    default=5,
+    help="how many times each network's speed is measured; 0 measures none",
+  )
+  parser.add_argument(
+    "--measure", action="store_true", help="measures speed and memory again"
+  )
+  parser.add_argument("--output", metavar="DIR", default="runs/study")
+  return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[Study, argparse.Namespace]:
+  """Returns the study that a command line asks for, and its flags.
+
+  Raises:
+    UserError: a flag, the config, a key or a value is wrong.
+  """
+  overrides, others = command_line.split_overrides(list(argv))
+  flags = _parser().parse_args(others)
+  command_line.check_at_least(flags, seeds=1, search_epochs=1, at_once=1, windows=0)
+  for key in ITS_KEYS:
+    if key in overrides:
+      raise UserError(f"--config.{key}={overrides[key]!r}: the study sets this key")
+  config = command_line.load_config(flags.config, overrides)
+  if config.model.name != "uniform":
+    raise UserError(
+      f"--config={flags.config!r}: its network is {config.model.name!r}; a study needs "
+      "'uniform', whose convolutions can be exchanged"
+    )
+  search_splits(config.data.train_split)
+  types = _names(flags, "types", tuple(registry.CONVOLUTIONS))
+  study = Study(
+    path=flags.config,
+    config=config,
+    overrides=overrides,
+    types=[BASE, *(kind for kind in types if kind != BASE)],
+    compared=_names(flags, "compare", COMPARISONS),
+    seeds=flags.seeds,
+    search_epochs=flags.search_epochs,
+    output=pathlib.Path(flags.output),
+    command=shlex.join(["python", "-m", "cifar_flax", "study", *argv]),
+  )
+  return study, flags
+
+
+def _names(flags: argparse.Namespace, flag: str, known: Sequence[str]) -> list[str]:
+  """Returns the names in a comma-separated flag, in the order of `known`."""
+  given = getattr(flags, flag)
+  names = list(known) if given is None else given.split(",")
+  for name in names:
+    if name not in known:
+      hint = config_lib.nearest(name, known)
+      raise UserError(f"--{flag}={given!r}: no such name {name!r}{hint}")
+  return [name for name in known if name in names]
+
+
+def find_widths(study: Study) -> None:
+  """Fills `study.widths` by counting.
+
+  Raises:
+    UserError: no width has the count that is to be equal.
+  """
+  from cifar_flax.tools import widths
+
+  def model(kind: str) -> config_lib.Model:
+    return dataclasses.replace(study.config.model, convolution=kind)
+
+  num_classes = num_classes_of(study.config)
+  base = widths.same_width(model(BASE), num_classes)
+  for comparison in study.compared:
+    study.widths[comparison] = {}
+    for kind in study.types:
+      if comparison == "slots":
+        width = widths.same_width(model(kind), num_classes)
+      else:
+        target = getattr(base, comparison)
+        width = widths.nearest(model(kind), num_classes, comparison, target)
+      study.widths[comparison][kind] = width
+
+
+def num_classes_of(config: Config) -> int:
+  """Returns the number of classes; 10 for a folder, which is unknown until read."""
+  source = registry.DATASETS.get(config.data.dataset)
+  return source.num_classes if source else 10
+
+
+def search_rates(study: Study, at_once: int) -> int:
+  """Trains the runs of the search that are not finished and fills `study.search`.
+
+  Returns:
+    The exit code of `jobs.train_all`.
+  """
+  tried = {kind: {r: study.search_job(kind, r) for r in RATES} for kind in study.types}
+  planned = [job for of_kind in tried.values() for job in of_kind.values()]
+  print(f"The peak learning rate of each type: {len(planned)} short runs", flush=True)
+  code = jobs.train_all(planned, at_once=at_once, stop_codes=STOP_CODES)
+  for kind, of_kind in tried.items():
+    study.search[kind] = {rate: accuracy(job) for rate, job in of_kind.items()}
+  return code
+
+
+def accuracy(job: jobs.Job | None) -> float | None:
+  """Returns a run's accuracy after its last epoch, in percent; None if unfinished."""
+  summary = jobs.finished_summary(job) if job else None
+  return 100 * summary["final_eval_accuracy"] if summary else None
+
+
+def measure(study: Study, windows: int, again: bool) -> None:
+  """Fills `study.measured`, from measured.json if it has these networks."""
+  file = study.output / "measured.json"
+  wanted = _distinct_networks(study)
+  if file.exists() and not again:
+    study.measured = json.loads(file.read_text())
+  if windows == 0 or wanted.keys() <= study.measured.get("networks", {}).keys():
+    return
+  from cifar_flax.tools import measurement
+
+  print(f"Measuring the speed of {len(wanted)} networks", flush=True)
+  circumstances = measurement.circumstances()
+  found = measurement.measure(wanted, num_classes_of(study.config), windows)
+  networks = {name: dataclasses.asdict(costs) for name, costs in found.items()}
+  study.measured = {**circumstances, "networks": networks}
+  study.output.mkdir(parents=True, exist_ok=True)
+  write_atomically(file, (json.dumps(study.measured, indent=2) + "\n").encode())
+
+
+def _distinct_networks(study: Study) -> dict[str, Config]:
+  """Returns a config for each network of the study, by `network_name`."""
+  found = {}
+  for comparison in study.compared:
+    for kind, width in study.widths[comparison].items():
+      model = dataclasses.replace(
+        study.config.model, convolution=kind, width=width.width
+      )
+      config = dataclasses.replace(study.config, model=model)
+      found[network_name(kind, width.width)] = config
+  return found
+
+
+def network_name(kind: str, width: float) -> str:
+  """Returns the name of a type at a width in measured.json."""
+  return f"{kind}, width {width:g}"
+
+
+def run(argv: list[str]) -> int:
+  """Makes the study of a command line; returns the exit code of `jobs.train_all`."""
+  study, flags = parse(argv)
+  find_widths(study)
+  code = search_rates(study, flags.at_once)
+  if code in STOP_CODES:
+    return code
+  planned = study.jobs()
+  print(f"The study: {len(planned)} runs", flush=True)
+  trained = jobs.train_all(planned, at_once=flags.at_once, stop_codes=STOP_CODES)
+  if trained in STOP_CODES:
+    return trained
+  measure(study, flags.windows, flags.measure)
+  from cifar_flax.tools import study_page
+
+  print(study_page.write(study))
+  return trained or code
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command; returns the exit code of `train_all` or that of an error."""
+  return command_line.answer(run, argv)
