@@ -220,18 +220,15 @@ class Strip:
         readers[source].append(node)
     last: dict[int, int] = {}  # by track: its lowest node so far
     for number in sorted(range(len(self.nodes)), key=lambda i: self.nodes[i].row):
-      node = self.nodes[number]
-      above = [t for t, i in last.items() if i in node.inputs]
-      taken = [
+      node, tracks = self.nodes[number], set(range(MOST))
+      tracks -= {t for t, i in last.items() if self.nodes[i].row == node.row}
+      own = {t for t in tracks if last.get(t) in node.inputs}
+      waiting = {
         track
         for track, i in last.items()
-        if self.nodes[i].row == node.row
-        or any(reader.row >= node.row for reader in readers[i] if reader is not node)
-      ]
-      own = [t for t in above if self.nodes[last[t]].row < node.row]
-      filled = {t for t, i in last.items() if self.nodes[i].row == node.row}
-      free = [t for t in range(MOST) if t not in taken]
-      node.track = min(own or free or set(range(MOST)) - filled)
+        if any(reader.row >= node.row for reader in readers[i] if reader is not node)
+      }
+      node.track = min(own or tracks - waiting or tracks)
       last[node.track] = number
 
   def _place_tracks(self) -> None:
@@ -296,31 +293,23 @@ class Strip:
 
   def _route(self) -> None:
     """Sets where the lines that skip rows run: straight down, or in a lane beside."""
-    beside: dict[int, int] = {}  # by source: the lowest row that its lane reaches
+    beside: dict[int, list[int]] = {}  # by source: the targets that its lane leads to
+    span = lambda s, t: self.nodes[t].row - self.nodes[s].row  # noqa: E731
     pairs = [(s, t) for t, node in enumerate(self.nodes) for s in node.inputs]
-    for s, t in sorted(pairs, key=lambda pair: self._span(*pair)):
-      if self._span(s, t) == 1:
-        continue
+    for s, t in sorted(pairs, key=lambda pair: span(*pair)):
       straight = (self.nodes[s].x, self.nodes[t].x)
-      clear = [x for x in straight if self._is_clear(x, s, t)]
+      clear = [x for x in straight if span(s, t) > 1 and self._is_clear(x, s, t)]
       if clear:
         self.wires[s, t] = clear[0]
-      else:
-        beside[s] = max(beside.get(s, 0), self.nodes[t].row - 1)
-    for s in sorted(beside, key=lambda s: beside[s] - self.nodes[s].row):
-      rows = range(self.nodes[s].row + 1, beside[s] + 1)
-      around = [f for f in self.frames if s in f.members and rows[-1] <= f.rows[1]]
-      x = LANE + max(
-        self.extent(row, around)[1] for row in range(rows[0] - 1, rows[-1] + 2)
-      )
+      elif span(s, t) > 1:
+        beside.setdefault(s, []).append(t)
+    for s in sorted(beside, key=lambda s: span(s, beside[s][-1])):
+      first, last = self.nodes[s].row, self.nodes[beside[s][-1]].row
+      around = [f for f in self.frames if s in f.members and last - 1 <= f.rows[1]]
+      x = LANE + max(self.extent(row, around)[1] for row in range(first, last + 1))
       for frame in around:
         frame.right = max(frame.right, x + frame.pad)
-      for t, node in enumerate(self.nodes):
-        if s in node.inputs and node.row > self.nodes[s].row + 1:
-          self.wires.setdefault((s, t), x)
-
-  def _span(self, source: int, target: int) -> int:
-    return self.nodes[target].row - self.nodes[source].row
+      self.wires |= {(s, t): x for t in beside[s]}
 
   def _is_clear(self, x: float, source: int, target: int) -> bool:
     """Tells whether nothing is at x in the rows between two nodes."""
@@ -366,6 +355,7 @@ class Strip:
         if self.nodes[s].row < row <= node.row
       }
       framed = sum(f.rows[0] < row <= f.rows[1] for f in self.frames)
+      # In inches of height that are worth a line or a frame that is not cut.
       cost[row] = 0.4 * (len(crossing) - 1) + 2 * framed
 
     def badness(firsts: tuple[int, ...]) -> float:
@@ -394,7 +384,7 @@ class Page:
     self._scale = max(fit, LEAST / SMALL)
     shape = math.log(self._height / self._width / (PAGE[1] / PAGE[0]))
     too_wide = self._width * self._scale > PAGE[0]
-    self.score = fit - 0.1 * abs(shape) - 10 * too_wide
+    self.score = fit - 0.1 * abs(shape) - 10 * too_wide  # its width matters most
 
   def _place_columns(self, least: float) -> None:
     """Sets the size of the page, at least this wide, and each column's shift on it."""
@@ -417,7 +407,7 @@ class Page:
   def paint(self) -> Figure:
     """Returns the drawing."""
     size = (self._width * self._scale, self._height * self._scale)
-    figure = Figure(figsize=size, dpi=150)
+    figure = Figure(figsize=size, dpi=min(150, 60_000 / size[1]))  # Agg's limit: 2**16
     self._axes = figure.add_axes((0, 0, 1, 1))
     self._axes.set(xlim=(0, self._width), ylim=(self._height, 0))
     self._axes.axis("off")

@@ -50,6 +50,17 @@ class Nested(nn.Module):
     return x + convolutions.FilterGroups(features=self.features, name="second")(y)
 
 
+class Outer(nn.Module):
+  """A frame more, beside another skip."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.BatchNorm(use_running_average=True, name="before")(x)
+    return x + Nested(self.features, name="inner")(y)
+
+
 class Excite(nn.Module):
   """A gate multiplies an earlier value."""
 
@@ -94,7 +105,7 @@ class Blocks(Network):
 
 
 class Nests(Blocks):
-  block: type[nn.Module] = Nested
+  block: type[nn.Module] = Outer
   widths: tuple[int, ...] = (16, 16, 16)
 
 
