@@ -7,6 +7,7 @@ evaluation step, and the learning rates. Two configs with equal texts train the 
 import functools
 import itertools
 import json
+import pathlib
 import re
 import shutil
 import types
@@ -25,7 +26,7 @@ from cifar_flax.data import datasets
 from cifar_flax.data.sources import download, shapes10
 from cifar_flax.errors import UserError
 from cifar_flax.run import checkpoints, directory
-from cifar_flax.tools import ablation, jobs, sweep
+from cifar_flax.tools import ablation, finished, jobs, sweep
 from tests.test_config import CONFIGS, OTHER_VALUES
 
 TABLE = [
@@ -342,6 +343,13 @@ def test_a_run_is_resumed_whatever_keys_without_effect_were(tmp_path):
   overrides = {"schedule.name": "staircase"}
   with pytest.raises(UserError, match="schedule.name='staircase'.*'constant'"):
     jobs.plan("configs/net6a_constant.py", overrides, tmp_path)
+
+
+def test_runs_that_differ_in_keys_without_effect_are_one_row_of_a_report():
+  configs = [make_config(seed="1"), make_config(schedule__minimum="0.1")]
+  configs.append(make_config(schedule__name="cosine"))
+  runs = [finished.FinishedRun(pathlib.Path(), each, [], {}) for each in configs]
+  assert finished.group(runs) == [runs[:2], runs[2:]]
 
 
 def test_ablation_ignores_differences_without_effect():
