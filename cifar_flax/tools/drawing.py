@@ -23,7 +23,7 @@ PAGE = (8.27, 11.69)  # inches: width and height of A4
 LARGE, SMALL, LEAST = 8.0, 6.8, 5.0  # points: a box's name, other text, when scaled
 # Inches before scaling: a line of text, between rows, from box to box, from lane to
 # lane, from a frame to what it contains, between columns, around the page.
-LINE, GAP, BESIDE, LANE, PAD, GUTTER, MARGIN = 0.135, 0.22, 0.16, 0.18, 0.07, 0.4, 0.2
+LINE, GAP, BESIDE, LANE, PAD, GUTTER, MARGIN = 0.126, 0.2, 0.16, 0.18, 0.07, 0.4, 0.2
 # A line's end before a mark, the radius of a mark and of a dot, an arrow's head.
 STUB, RADIUS, DOT, HEAD = 0.14, 0.085, 0.045, 0.09
 MOST = 4  # boxes in a row
