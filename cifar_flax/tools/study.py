@@ -40,8 +40,13 @@ BASE = "plain"  # the type that the others are compared with
 COMPARISONS = ("slots", "multiply_adds", "parameters")
 RATES = (0.003, 0.01, 0.03)
 # Keys that the study sets itself.
-ITS_KEYS = ("seed", "name", "model.convolution", "model.width")
-ITS_KEYS += ("schedule.learning_rate",)
+ITS_KEYS = (
+  "seed",
+  "name",
+  "model.convolution",
+  "model.width",
+  "schedule.learning_rate",
+)
 STOP_CODES = (jobs.USER_ERROR, *jobs.STOPPED)
 
 
@@ -93,9 +98,9 @@ class Study:
     folder = self.output / kind / f"width={width:g}" / f"seed{seed}"
     return jobs.plan(self.path, self.overrides | values, folder)
 
-  def jobs(self) -> list[jobs.Job]:
+  def runs(self) -> list[jobs.Job]:
     """Returns all runs that are compared, each once."""
-    found = {}
+    found: dict[pathlib.Path, jobs.Job] = {}
     for comparison in self.compared:
       for seed in range(self.seeds):
         for kind in self.types:
@@ -310,7 +315,7 @@ def run(argv: list[str]) -> int:
   code = search_rates(study, flags.at_once)
   if code in STOP_CODES:
     return code
-  planned = study.jobs()
+  planned = study.runs()
   print(f"The study: {len(planned)} runs", flush=True)
   trained = jobs.train_all(planned, at_once=flags.at_once, stop_codes=STOP_CODES)
   if trained in STOP_CODES:

@@ -71,7 +71,7 @@ def write(study: Study) -> str:
 def _summaries(study: Study) -> dict[str, dict[str, Any]]:
   """Returns the summary of each finished run that is compared, by run directory."""
   found = {}
-  for job in study.jobs():
+  for job in study.runs():
     if summary := jobs.finished_summary(job):
       found[str(job.workdir)] = summary
   alike: dict[str, str] = {}
@@ -149,9 +149,9 @@ def _compose(
   parts += [_search_note(study)]
   if facts:
     parts += [results.describe_data(facts["data"]), f"Trained on {facts['device']}."]
-  missing = len(study.jobs()) - len(summaries)
+  missing = len(study.runs()) - len(summaries)
   if missing:
-    parts += [f"**{missing} of {len(study.jobs())} runs are not finished.**"]
+    parts += [f"**{missing} of {len(study.runs())} runs are not finished.**"]
   return [*parts, study.command]
 
 

@@ -62,50 +62,47 @@ def nearest(model: Model, num_classes: int, counted: str, target: int) -> Width:
   """
 
   @functools.cache
-  def totals(steps: int) -> dict[str, int] | None:
-    width = dataclasses.replace(model, width=steps / STEPS)
+  def totals(width: float) -> dict[str, int]:
+    """Returns the sums of a width; none if the type cannot divide its channels."""
     try:
-      return count(width, num_classes)
-    except ValueError:  # the type cannot divide these channels
-      return None
+      return count(dataclasses.replace(model, width=width), num_classes)
+    except ValueError:
+      return {}
 
-  most = int(LARGEST * STEPS)
-  found = _bisected(lambda steps: totals(steps), counted, target, most)
-  own = round(model.width * STEPS)
-  candidates = [steps for steps in (own, *found) if totals(steps) is not None]
-  if not candidates or found == (most, most):
+  below, above = _bisected(lambda steps: totals(steps / STEPS).get(counted), target)
+  candidates = [model.width, *(steps / STEPS for steps in (below, above) if steps)]
+  candidates = [width for width in candidates if totals(width)]
+  if not candidates or not above:
     raise UserError(
       f"model.convolution={model.convolution!r}: no width has {target:,} {counted}"
     )
-  best = min(candidates, key=lambda steps: abs(totals(steps)[counted] - target))
+  best = min(candidates, key=lambda width: abs(totals(width)[counted] - target))
   sums = totals(best)
-  assert sums is not None
-  while best > 1 and totals(best) != totals(own) and totals(best - 1) == sums:
-    best -= 1  # the same network has the same width, whatever it was found for
-  return Width(
-    best / STEPS,
-    sums["parameters"],
-    sums["multiply_adds"],
-    sums[counted] / target - 1,
-  )
+  if sums == totals(model.width):
+    best = model.width
+  # The same network gets the same width, whatever it was found for.
+  while best not in (model.width, 1 / STEPS) and totals(best - 1 / STEPS) == sums:
+    best -= 1 / STEPS
+  deviation = sums[counted] / target - 1
+  return Width(best, sums["parameters"], sums["multiply_adds"], deviation)
 
 
 def _bisected(
-  totals: Callable[[int], dict[str, int] | None], counted: str, target: int, most: int
-) -> tuple[int, int]:
-  """Returns the widest network below the target and the narrowest that reaches it."""
+  size: Callable[[int], int | None], target: int
+) -> tuple[int | None, int | None]:
+  """Returns the last number whose size is below the target, and the first other one.
 
-  def at_or_below(steps: int) -> int:
-    while steps > 0 and totals(steps) is None:
-      steps -= 1
-    return steps
+  Args:
+    size: rises with its argument, 1 to `LARGEST * STEPS`; None where there is no size.
+    target: the size to find.
+  """
+  numbers = range(1, int(LARGEST * STEPS) + 1)
 
-  def size(steps: int) -> int:
-    sums = totals(at_or_below(steps)) if at_or_below(steps) else None
-    return sums[counted] if sums else 0
+  def largest_up_to(number: int) -> int:
+    known = (s for n in range(number, 0, -1) if (s := size(n)) is not None)
+    return next(known, 0)
 
-  steps = bisect.bisect_left(range(1, most + 1), target, key=size) + 1
-  above = min(steps, most)
-  while above < most and totals(above) is None:
-    above += 1
-  return at_or_below(max(1, steps - 1)), above
+  first = bisect.bisect_left(numbers, target, key=largest_up_to) + 1
+  below = (n for n in range(first - 1, 0, -1) if size(n) is not None)
+  above = (n for n in range(first, numbers[-1] + 1) if size(n) is not None)
+  return next(below, None), next(above, None)
