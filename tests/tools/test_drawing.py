@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, registry
 from cifar_flax.models.network import Network
-from cifar_flax.tools import drawing, structure, summary
+from cifar_flax.tools import drawing, layout, structure, summary
 from cifar_flax.tools.structure import IMAGE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -462,7 +462,7 @@ def test_skips_that_overlap_have_lanes_beside_the_boxes(monkeypatch):
   ],
 )
 def test_numbers_have_three_digits(number, text):
-  assert drawing._short(number) == text
+  assert layout.short(number) == text
 
 
 def test_draws_the_network(tmp_path, capsys):
