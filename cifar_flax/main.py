@@ -85,11 +85,8 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
     for line in effects.notes(config):
       logging.warning("note: %s", line)
   # These import JAX: only for input that is well formed.
-  import jax
-
   from cifar_flax import caches, train
 
-  jax.config.update("jax_enable_x64", config.model.dtype == "float64")
   caches.keep_compiled_programs()
   if flags.distributed is not None:
     processes.initialize(flags.distributed)

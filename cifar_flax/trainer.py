@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import optimizer, steps
+from cifar_flax import models, optimizer, steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets, samples
 from cifar_flax.errors import Diverged, UserError
@@ -77,6 +77,7 @@ class Trainer:
     Raises:
       UserError: the data cannot be found or downloaded.
     """
+    models.set_precision(config.model.dtype)
     self.config = config
     self.devices = list(jax.devices() if devices is None else devices)
     self.dataset = datasets.load(config.data)

@@ -23,7 +23,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 @pytest.fixture(autouse=True)
-def no_shared_program():
-  """A test that replaces a part of the training step is not given the last one's."""
+def fresh_process():
+  """No test gets the precision or the compiled program of the one before it.
+
+  A program compiled before may lack a part that the test replaces.
+  """
+  if jax := sys.modules.get("jax"):
+    jax.config.update("jax_enable_x64", False)
   if steps := sys.modules.get("cifar_flax.steps"):
     steps.program_of.cache_clear()

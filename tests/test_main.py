@@ -420,11 +420,3 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
   monkeypatch.setattr(train, "train_and_evaluate", interrupt)
   assert main.main([NET6B]) == 130
   assert "rerun the same command to resume" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("dtype", "enabled"), [("float32", None), ("float64", "true")])
-def test_float64_is_switched_on_before_jax_starts(calls, monkeypatch, dtype, enabled):
-  monkeypatch.setenv("JAX_ENABLE_X64", "")  # so that it is put back at the end
-  monkeypatch.delenv("JAX_ENABLE_X64")
-  assert main.main([NET6B, f"--config.model.dtype={dtype}"]) == 0
-  assert os.environ.get("JAX_ENABLE_X64") == enabled

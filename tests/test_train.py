@@ -769,3 +769,24 @@ def test_a_checkpoint_is_evaluated_on_devices_that_could_not_train_it(tmp_path):
   summary = checkpoints.restore(tmp_path / "checkpoints", "last")["run"]
   expected = json.loads(summary)["history"][-1]["eval_accuracy"]
   assert run.evaluation().accuracy == pytest.approx(expected)
+
+
+def test_a_float64_run_is_one_for_every_command_and_leaves_the_next_run_float32(
+  tmp_path,
+):
+  config = make_config(model__dtype="float64", num_epochs=1)
+  train.train_and_evaluate(config, tmp_path / "wide")
+  state = checkpoints.restore_newest(tmp_path / "wide" / "checkpoints")["state"]
+  kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state["params"])}
+  assert kinds == {"float64"}
+  images = random_split(4, 2).images
+  jax.config.update("jax_enable_x64", False)
+  wide = trained_lib.Trained(tmp_path / "wide", "last")
+  reference = wide.network.apply(wide.variables, images / np.float64(255), train=False)
+  assert reference.dtype == np.float64
+  np.testing.assert_allclose(wide.logits(images), reference, rtol=1e-6)
+  jax.config.update("jax_enable_x64", False)
+  line = train.evaluate_checkpoint(config, tmp_path / "wide", "last")
+  assert "accuracy" in line
+  run = trained(make_config(), 1, 1)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(run.state.params)} == {"float32"}

@@ -4,12 +4,22 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cifar_flax import config as config_lib
 from cifar_flax import ops, registry
 from cifar_flax.models.layers import BatchNormReLU
 from cifar_flax.models.network import Network
+
+
+def set_precision(dtype: str) -> None:
+  """Enables JAX's 64-bit types if a config's `model.dtype` needs them, else disables.
+
+  A run is a function of its config, so it must not depend on what was enabled before.
+  Everything that computes with a network calls this first.
+  """
+  jax.config.update("jax_enable_x64", dtype == "float64")  # type: ignore[no-untyped-call]
 
 
 def create(

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cifar_flax import steps
+from cifar_flax import models, steps
 from cifar_flax.config import Config
 from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.run import provenance
@@ -108,6 +108,7 @@ class _Subject:
   """
 
   def __init__(self, config: Config, num_classes: int):
+    models.set_precision(config.model.dtype)
     devices, batch = jax.devices(), config.batch_size
     check_divisible(batch, len(devices))
     program = steps.Program(config, devices, num_classes, num_examples=batch)

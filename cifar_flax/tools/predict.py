@@ -9,14 +9,12 @@ files from standard input. A file that cannot be read is reported and skipped.
 import argparse
 import itertools
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from cifar_flax import command_line
-from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 
 FORMATS = ("text", "json")
@@ -47,9 +45,6 @@ def run(argv: list[str]) -> int:
   """Prints a line per picture; returns 1 if a picture could not be read, else 0."""
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
-  config = config_lib.load(str(workdir / "config.json"))
-  if config.model.dtype == "float64":
-    os.environ["JAX_ENABLE_X64"] = "true"
   from cifar_flax import caches
   from cifar_flax.data import pictures
   from cifar_flax.tools import explain

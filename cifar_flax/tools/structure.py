@@ -99,6 +99,7 @@ def layers(
     num_classes: number of logits.
     image_shape: height, width, channels.
   """
+  models.set_precision(config.dtype)
   # With ops="lax", every operation is one that `costs` and `dependence` can read.
   network = models.create(dataclasses.replace(config, ops="lax"), num_classes)
   images = jnp.zeros((1, *image_shape))

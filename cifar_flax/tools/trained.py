@@ -49,6 +49,7 @@ class Trained:
     except (KeyError, TypeError) as error:
       raise directory.another_version(error) from None
     self.config = config_lib.validate(config)
+    models.set_precision(self.config.model.dtype)
     self.network = models.create(config.model, len(self.class_names))
     self.variables: Any = self._checked(variables)
 
