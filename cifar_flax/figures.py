@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 TEXT, GRID, EDGE, FAINT = "#444444", "#e8e8e8", "#cccccc", "#999999"
-# Distinguishable with colour-vision deficiency (Okabe and Ito 2008).
+# The first eight differ with any colour-vision deficiency too (Okabe and Ito 2008).
+# Each of the others is as far as possible from all before it, with and without one.
 COLORS = (
   "#0072b2",
   "#d55e00",
@@ -21,6 +22,18 @@ COLORS = (
   "#56b4e9",
   "#7f7f7f",
   "#000000",
+  "#3333bb",
+  "#550055",
+  "#553300",
+  "#bb9955",
+  "#770033",
+  "#bb0033",
+  "#005555",
+  "#bb0099",
+  "#5577dd",
+  "#bb5555",
+  "#009900",
+  "#770099",
 )
 
 

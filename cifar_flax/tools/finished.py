@@ -16,6 +16,7 @@ from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
 from cifar_flax.tools import structure, summary
+from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.trained import Trained, softmax
 
 
@@ -128,6 +129,17 @@ class Group:
       return [sum(row["seconds"] for row in run.rows) for run in self.runs]
     return [run.rows[-1][name] for run in self.runs]
 
+  def entry(self) -> Entry:
+    """Returns the accuracies by seed, in percent, and the costs."""
+    seeds = [run.config.seed for run in self.runs]
+    accuracies = [100 * value for value in self.values("eval_accuracy")]
+    costs = {
+      "parameters": self.parameters,
+      "multiply-adds": self.multiply_adds,
+      "training time per image, µs": 1e6 / statistics.fmean(self.values("speed")),
+    }
+    return Entry(self.label, dict(zip(seeds, accuracies, strict=True)), costs)
+
   def confusion(self) -> np.ndarray:
     """Returns the number of images by class (rows) and predicted class (columns)."""
     count = len(self.class_names)
@@ -146,6 +158,22 @@ class Group:
 def name_of(run: FinishedRun) -> str:
   """Returns the name of a run's config."""
   return run.config.name or run.config.model.name
+
+
+def budget(groups: Sequence[Group]) -> str:
+  """Returns the data set, the training images, the epochs and n, or their ranges."""
+  data = [run.facts["data"] for group in groups for run in group.runs]
+  names = ", ".join(dict.fromkeys(each["name"] for each in data))
+  images = _range([each["train_examples"] for each in data])
+  epochs = _range([len(run.rows) for group in groups for run in group.runs])
+  n = _range([len(group.runs) for group in groups])
+  unit = "epoch" if epochs == "1" else "epochs"
+  return f"{names}, {images} training images, {epochs} {unit}, n = {n}"
+
+
+def _range(values: Sequence[int]) -> str:
+  low, high = min(values), max(values)
+  return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def settings(run: FinishedRun) -> dict[str, Any]:

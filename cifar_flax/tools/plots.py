@@ -1,15 +1,32 @@
 """Draws the figures of a report."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+  EngFormatter,
+  FixedFormatter,
+  FixedLocator,
+  MaxNLocator,
+  NullLocator,
+)
 
-from cifar_flax import figures, published
-from cifar_flax.figures import COLORS, TEXT
+from cifar_flax import figures, published, tables
+from cifar_flax.figures import COLORS, FAINT, TEXT
+from cifar_flax.tools import comparison, labels
+from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.finished import Group
+
+MARKERS = "osD^vPX<>"
+SEVERAL = "in several of these"
 
 
 def curves(groups: Sequence[Group]) -> Figure:
@@ -68,89 +85,204 @@ def curves(groups: Sequence[Group]) -> Figure:
   return figure
 
 
-def costs(groups: Sequence[Group]) -> Figure:
-  """Draws accuracy against parameters, multiply-adds and training time.
+@dataclasses.dataclass
+class _Point:
+  """A point of a figure of costs: its position, and the groups that it belongs to."""
 
-  Error bars are standard deviations (n - 1) over the seeds. The grey lines are the
-  Pareto fronts.
+  entry: Entry
+  x: float
+  y: float
+  deviation: float | None
+  groups: list[str]
+
+
+def cost(
+  entries: Sequence[Entry], cost: str, accuracy_label: str, subtitle: str
+) -> Figure:
+  """Draws accuracy against a cost, on a logarithmic axis.
+
+  Error bars are standard deviations (n - 1) over the seeds; the grey line is the Pareto
+  front. A name has one color, and a group one marker. An entry that several groups have
+  in common is drawn once. Entries whose cost is unknown are named below the axes.
+
+  Args:
+    entries: what to draw.
+    cost: a key of the entries' costs; its unit, if it has one, follows a comma.
+    accuracy_label: label of the vertical axis.
+    subtitle: data, budget and n.
   """
-  figure, panels = figures.panels(3, 4.2, 4.2)
-  accuracy = [100 * float(np.mean(g.values("eval_accuracy"))) for g in groups]
-  axes_of: list[tuple[str, Callable[[Group], float]]] = [
-    ("parameters", lambda group: group.parameters),
-    ("multiply-adds per image", lambda group: group.multiply_adds),
-    (
-      "training time per image, µs",
-      lambda g: 1e6 / float(np.mean(g.values("speed"))),
-    ),
-  ]
-  for axes, (name, cost_of) in zip(panels, axes_of, strict=True):
-    cost = [cost_of(group) for group in groups]
-    front = pareto(cost, accuracy)
-    axes.plot(
-      [cost[i] for i in front],
-      [accuracy[i] for i in front],
-      color="#bbbbbb",
-      lw=1,
-      zorder=1,
-    )
-    side = _label_sides(cost, accuracy)
-    for number, group in enumerate(groups):
-      several = len(group.runs) > 1
-      deviation = 100 * np.std(group.values("eval_accuracy"), ddof=1) if several else 0
-      axes.errorbar(
-        cost[number],
-        accuracy[number],
-        yerr=deviation,
-        fmt="o",
-        ms=5,
-        color=COLORS[number % len(COLORS)],
-        capsize=2,
-      )
-      axes.annotate(
-        group.label,
-        (cost[number], accuracy[number]),
-        xytext=(5, 3 * side[number]),
-        textcoords="offset points",
-        va="bottom" if side[number] > 0 else "top",
-        fontsize=8,
-        color=TEXT,
-      )
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(name, color=TEXT, fontsize=9)
-    axes.margins(x=0.25, y=0.15)
-    axes.set_xlim(0, 1.25 * max(cost))
-  panels[0].set_ylabel("test accuracy, %", color=TEXT, fontsize=9)
+  figure = Figure(figsize=(7, 5), dpi=100)
+  axes = figure.add_axes((0.095, 0.17, 0.885, 0.65))
+  figures.style_axes(axes)
+  what = cost.partition(",")[0]
+  text: Any = {"color": TEXT, "fontsize": 9}
+  figure.text(0.02, 0.98, f"Accuracy against {what}", color=TEXT, fontsize=12, va="top")
+  figure.text(0.02, 0.925, subtitle, va="top", **text)
+  axes.set_ylabel(accuracy_label, **text)
+  axes.set_xlabel(cost, **text)
+  points, missing = _points(entries, cost)
+  notes = []
+  if points:
+    _scale(axes, points)
+    notes = _draw_points(figure, axes, points, [entry.name for entry in entries])
+    front = comparison.front([point.entry for point in points], cost)
+    if len(front) > 1:
+      notes.append("Line: Pareto front.")
+    _draw_front_and_labels(figure, axes, points, front)
+  else:
+    axes.set(xticks=[], yticks=[])
+    sentence = f"No {what} are known." if entries else "There are no results."
+    axes.text(0.5, 0.5, sentence, ha="center", transform=axes.transAxes, **text)
+  if missing and points:
+    notes.append(f"Not shown ({what} unknown): {', '.join(missing)}.")
+  small = "\n".join(textwrap.wrap(" ".join(notes), 110))
+  figure.text(0.02, 0.015, small, fontsize=8, color=TEXT, va="bottom")
   return figure
 
 
-def _label_sides(x: Sequence[float], y: Sequence[float]) -> list[int]:
-  """Returns the side of each point's label: 1 above the point, -1 below it.
+def _points(entries: Sequence[Entry], cost: str) -> tuple[list[_Point], list[str]]:
+  """Returns the distinct points, and the names of the entries whose cost is unknown."""
+  points: dict[tuple, _Point] = {}
+  missing: dict[str, None] = {}
+  for entry in entries:
+    x = entry.costs.get(cost)
+    if x is None or x <= 0:
+      missing[entry.name] = None
+      continue
+    values = list(entry.accuracies.values())
+    key = (entry.name, x, tuple(sorted(entry.accuracies.items())))
+    y, deviation = tables.mean_and_deviation(values)
+    point = points.setdefault(key, _Point(entry, x, y, deviation, []))
+    if entry.group not in point.groups:
+      point.groups.append(entry.group)
+  return list(points.values()), list(missing)
 
-  The labels of two neighbouring points are put on different sides, so that they do not
-  overlap.
-  """
-  sides = [1] * len(x)
-  high = sorted(range(len(x)), key=lambda i: -y[i])
-  for before, number in zip(high, high[1:], strict=False):
-    near = abs(x[number] - x[before]) < 0.35 * max(x)
-    if near and y[before] - y[number] < 0.06 * (max(y) - min(y)):
-      sides[number] = -sides[before]
-  return sides
+
+def _scale(axes: Any, points: Sequence[_Point]) -> None:
+  """Sets limits that leave room for labels, and the ticks of the logarithmic axis."""
+  low = min(point.y - (point.deviation or 0) for point in points)
+  high = max(point.y + (point.deviation or 0) for point in points)
+  room = 0.12 * (high - low) + max(0, 1 - (high - low)) / 2
+  axes.set_ylim(low - room, high + room)
+  axes.yaxis.set_major_locator(MaxNLocator(7))
+  left, right = min(p.x for p in points), max(p.x for p in points)
+  factor = (right / left) ** 0.15 * max(1, 1.1 * left / right)
+  axes.set_xscale("log")
+  axes.set_xlim(left / factor, right * factor)
+  ticks = _log_ticks(left / factor, right * factor)
+  axes.xaxis.set_major_locator(FixedLocator(ticks))
+  axes.xaxis.set_major_formatter(FixedFormatter(_tick_labels(ticks)))
+  axes.xaxis.set_minor_locator(NullLocator())
 
 
-def pareto(cost: Sequence[float], value: Sequence[float]) -> list[int]:
-  """Returns the Pareto front, in the order of cost.
+def _log_ticks(low: float, high: float) -> list[float]:
+  """Returns round numbers within a range: powers of ten, or closer ones if few."""
+  powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+  for digits in ((1,), (1, 3), (1, 2, 5)):
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    if len(found := [tick for tick in ticks if low <= tick <= high]) > 3:
+      return found
+  values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+  return [float(tick) for tick in values if low <= tick <= high]
 
-  A point is in the front if no other point has a value at least as high at the same
-  cost or less.
-  """
-  front: list[int] = []
-  for number in sorted(range(len(cost)), key=lambda i: (cost[i], -value[i])):
-    if not front or value[number] > value[front[-1]]:
-      front.append(number)
-  return front
+
+def _tick_labels(ticks: Sequence[float]) -> list[str]:
+  """Returns labels such as 0.5, 20, 10k and 7.6M, or all digits if these are equal."""
+  short = EngFormatter(sep="")
+  labels = [short(tick) if tick >= 1000 else f"{tick:g}" for tick in ticks]
+  return (
+    labels if len(set(labels)) == len(ticks) else [f"{tick:,.12g}" for tick in ticks]
+  )
+
+
+def _draw_points(
+  figure: Figure, axes: Any, points: Sequence[_Point], names: Sequence[str]
+) -> list[str]:
+  """Draws points, error bars and a legend of the groups; returns what to note below."""
+  colors = {name: i for i, name in enumerate(dict.fromkeys(names))}
+  groups = list(dict.fromkeys(group for point in points for group in point.groups))
+  kinds = dict(zip([*groups, SEVERAL], itertools.cycle(MARKERS), strict=False))
+  kinds[SEVERAL] = "*"
+  for point in points:
+    color = COLORS[colors[point.entry.name] % len(COLORS)]
+    kind = kinds[point.groups[0] if len(point.groups) == 1 else SEVERAL]
+    style = {"color": color, "marker": kind, "ms": 9 if kind == "*" else 5.5, "lw": 0}
+    style |= {"mec": "white", "mew": 0.5, "zorder": 3}
+    axes.errorbar(
+      point.x, point.y, point.deviation, capsize=2, elinewidth=1, ecolor=color, **style
+    )
+  if len(groups) > 1:
+    shared = any(len(point.groups) > 1 for point in points)
+    handles = [
+      Line2D([], [], color=TEXT, marker=kinds[group], lw=0, ms=5.5, label=group or "-")
+      for group in [*groups, SEVERAL][: len(groups) + shared]
+    ]
+    figure.legend(
+      handles=handles,
+      loc="upper left",
+      bbox_to_anchor=(0.01, 0.895),
+      ncols=4,
+      fontsize=8,
+      frameon=False,
+      labelcolor=TEXT,
+      handletextpad=0.1,
+      columnspacing=1.2,
+    )
+  several = any(point.deviation is not None for point in points)
+  return ["Bars: standard deviation over seeds."] if several else []
+
+
+def _draw_front_and_labels(
+  figure: Figure, axes: Any, points: Sequence[_Point], front: Sequence[Entry]
+) -> None:
+  """Draws the Pareto front, and the name of each point where nothing crosses it."""
+  to_pixels = axes.transData.transform
+  on_front = [next(p for p in points if p.entry is entry) for entry in front]
+  line = np.array([(point.x, point.y) for point in on_front])
+  if len(front) > 1:
+    axes.plot(*line.T, color="#bbbbbb", lw=1, zorder=1)
+  corners = to_pixels(line)
+  places = to_pixels([(point.x, point.y) for point in points])
+  spread = [point.deviation or 0 for point in points]
+  ends = [
+    to_pixels(
+      [(point.x, point.y + sign * sd) for point, sd in zip(points, spread, strict=True)]
+    )
+    for sign in (-1, 1)
+  ]
+  obstacles = labels.Obstacles(
+    markers=np.concatenate([places - 5, places + 5], -1),
+    bars=np.concatenate([ends[0] - (3, 0.5), ends[1] + (3, 0.5)], -1),
+    lines=np.concatenate([corners[:-1], corners[1:]], -1),
+    frame=axes.get_window_extent().extents,
+  )
+  texts = [
+    axes.annotate(
+      point.entry.name,
+      (point.x, point.y),
+      (0, 0),
+      textcoords="offset points",
+      fontsize=8,
+      color=TEXT,
+      zorder=4,
+    )
+    for point in points
+  ]
+  renderer = FigureCanvasAgg(figure).get_renderer()
+  extents = np.array([text.get_window_extent(renderer).extents for text in texts])
+  boxes = labels.place(places, extents[:, 2:] - extents[:, :2], obstacles)
+  moves = (boxes - extents)[:, :2] * 72 / figure.dpi
+  lines = [labels.leader(*pair) for pair in zip(places, boxes, strict=True)]
+  for text, move, leader in zip(texts, moves, lines, strict=True):
+    text.xyann = tuple(move)
+    if labels.length(leader) > labels.NEAR:
+      axes.plot(
+        *axes.transData.inverted().transform(leader.reshape(2, 2)).T,
+        color=FAINT,
+        lw=0.6,
+        zorder=2,
+        gid="leader",
+      )
 
 
 def confusion(group: Group) -> Figure:

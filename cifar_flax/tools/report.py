@@ -6,6 +6,7 @@ Runs of one config with different seeds are one row.
 
 import base64
 import html
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -91,10 +92,7 @@ def compose(groups: Sequence["Group"]) -> list[Any]:
   parts += [f"Trained on {device}." for device in devices]
   parts += ["## Curves", ("curves.png", figures.png(plots.curves(groups)))]
   if len(groups) > 1:
-    parts += ["## Costs", ("costs.png", figures.png(plots.costs(groups)))]
-    parts += [
-      "The line is the Pareto front: no cheaper config is as accurate as one on it."
-    ]
+    parts += ["## Costs", *_costs(groups)]
   for number, group in enumerate(groups):
     seed = group.runs[0].config.seed
     parts += [f"## {group.label}: predictions of the first run (seed {seed})"]
@@ -104,6 +102,39 @@ def compose(groups: Sequence["Group"]) -> list[Any]:
     if group.mistakes(1):
       parts += ["The most confident mistakes: true class, then predicted class."]
       parts += [(f"mistakes_{number}.png", figures.png(plots.mistakes(group)))]
+  return parts
+
+
+def _costs(groups: Sequence["Group"]) -> list[Any]:
+  """Returns a picture of accuracy against each cost, and what it shows."""
+  from cifar_flax import figures
+  from cifar_flax.tools import comparison, finished, plots
+
+  entries = [group.entry() for group in groups]
+  runs = [run for group in groups for run in group.runs]
+  splits = dict.fromkeys(run.facts["data"]["eval_split"] for run in runs)
+  label = f"accuracy on {', '.join(splits)}, %"
+  parts: list[Any] = []
+  for number, cost in enumerate(entries[0].costs):
+    picture = plots.cost(entries, cost, label, finished.budget(groups))
+    parts.append((f"cost_{number}.png", figures.png(picture)))
+  least = comparison.LEAST_SEEDS
+  common = [
+    len(one.accuracies.keys() & other.accuracies.keys())
+    for one, other in itertools.combinations(entries, 2)
+  ]
+  parts.append("Bars are standard deviations (n - 1) over the seeds.")
+  if max(common) < least:
+    parts[-1] += (
+      f" No Pareto front is drawn: no two configs have {least} seeds in common."
+    )
+  else:
+    parts[-1] += (
+      " The line is the Pareto front. It joins configs of which each is clearly more "
+      "accurate than the one before it: over their common seeds, at least "
+      f"{least}, the {comparison.CONFIDENCE:.0%} interval of the mean difference is "
+      "above zero. A figure without a line has no such pair."
+    )
   return parts
 
 
