@@ -4,11 +4,20 @@ They do not use Matplotlib's global state, so any thread can draw.
 """
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+  EngFormatter,
+  FixedFormatter,
+  FixedLocator,
+  MaxNLocator,
+  NullLocator,
+)
 
 TEXT, GRID, EDGE, FAINT = "#444444", "#e8e8e8", "#cccccc", "#999999"
 # The first eight differ with any colour-vision deficiency too (Okabe and Ito 2008).
@@ -54,6 +63,65 @@ def panels(number: int, width: float, height: float) -> tuple[Figure, Sequence[A
   for each in axes:
     style_axes(each)
   return figure, axes
+
+
+def log_axis(axes: Any, low: float, high: float) -> None:
+  """Makes the horizontal axis logarithmic, with at least two labelled round ticks."""
+  axes.set_xscale("log")
+  axes.set_xlim(low, high)
+  ticks = _log_ticks(low, high)
+  short = EngFormatter(sep="")
+  texts = [short(tick) if tick >= 1000 else f"{tick:g}" for tick in ticks]
+  if len(set(texts)) < len(ticks):
+    texts = [f"{tick:,.12g}" for tick in ticks]
+  axes.xaxis.set_major_locator(FixedLocator(ticks))
+  axes.xaxis.set_major_formatter(FixedFormatter(texts))
+  axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+  """Returns the round numbers within a range: powers of ten, or closer ones if few."""
+  powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+  for digits in ((1,), (1, 3), (1, 2, 5)):
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    if len(found := [tick for tick in ticks if low <= tick <= high]) > 3:
+      return found
+  values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+  return [float(tick) for tick in values if low <= tick <= high]
+
+
+def marker_legend(
+  figure: Figure, markers: Mapping[str, str], corner: tuple[float, float], columns: int
+) -> None:
+  """Draws a legend of markers by name, with its upper left corner in this place."""
+  handles = [
+    Line2D([], [], color=TEXT, marker=marker, lw=0, ms=5.5, label=name or "others")
+    for name, marker in markers.items()
+  ]
+  figure.legend(
+    handles=handles,
+    loc="upper left",
+    bbox_to_anchor=corner,
+    ncols=columns,
+    fontsize=8,
+    frameon=False,
+    labelcolor=TEXT,
+    handletextpad=0.1,
+    columnspacing=1.2,
+  )
+
+
+def legend_columns(texts: Sequence[str], width: float) -> int:
+  """Returns how many columns a legend needs to fit into a width.
+
+  Args:
+    texts: its entries, in 8 points.
+    width: in inches.
+  """
+  widths = [0.062 * len(text) + 0.35 for text in texts]
+  if sum(widths) <= width:
+    return max(1, len(texts))
+  return max(1, int(width / max(widths)))
 
 
 def png(figure: Figure) -> bytes:

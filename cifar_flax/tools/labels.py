@@ -1,7 +1,8 @@
 """Places the labels of points so that nothing crosses them.
 
 All positions are in pixels. A box is (left, bottom, right, top); a segment is
-(x0, y0, x1, y1).
+(x0, y0, x1, y1). A leader is the segment from a point to the nearest point of its
+label's box.
 """
 
 import dataclasses
@@ -10,10 +11,13 @@ import numpy as np
 
 DISTANCES = (4, 9, 15, 22, 30, 40, 52, 66, 82, 100, 125, 155, 190, 235, 290, 360)
 DIRECTIONS = 24
-NEAR = 12.0  # pixels; a label further from its point needs a leader line
+NEAR = 12.0  # pixels; a label further from its point needs a leader
 PADDING = 1.5  # pixels around a label
-PASSES = 6
 FORBIDDEN = 1000.0  # the cost of something that crosses a label
+# Temperatures of the annealing, in units of cost, which are about pixels.
+TEMPERATURES = np.geomspace(100, 3, 24)
+GREEDY_PASSES = 4
+ATTEMPTS = 4  # at an arrangement in which nothing crosses a label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,37 +38,34 @@ class Obstacles:
 
 
 def place(points: np.ndarray, sizes: np.ndarray, obstacles: Obstacles) -> np.ndarray:
-  """Returns a box for each label.
+  """Returns a box for each label; the same for the same arguments.
 
-  Each label takes its best position given the others, in several passes.
+  Each label takes the best of its candidate boxes, given the others. If some are still
+  far from their points, simulated annealing looks for a better arrangement.
 
   Args:
     points: what the labels belong to, `[points, 2]`.
     sizes: width and height of the labels, `[points, 2]`.
     obstacles: what labels must not cover.
   """
-  number = len(points)
-  boxes = np.full((number, 4), np.nan)
-  leaders = np.full((number, 4), np.nan)
-  gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)
-  crowded_first = np.argsort(-(gaps < 60).sum(1), kind="stable")
-  options = [_candidates(*pair) for pair in zip(points, sizes, strict=True)]
-  for _ in range(PASSES):
-    before = boxes.copy()
-    for i in crowded_first:
-      others = np.arange(number) != i
-      placed = others & ~np.isnan(boxes[:, 0])
-      tried = leader(points[i], options[i])
-      cost = _cost(i, options[i], tried, obstacles, boxes[placed], leaders[placed])
-      best = int(cost.argmin())
-      boxes[i], leaders[i] = options[i][best], tried[best]
-    if np.array_equal(before, boxes):
+  search = _Search(points, sizes, obstacles)
+  for _ in range(GREEDY_PASSES):
+    search.sweep()
+  costs, boxes = search.costs(), search.boxes.copy()
+  if (length(search.leaders) <= NEAR).all():
+    return boxes
+  for _ in range(ATTEMPTS):
+    for temperature in [*TEMPERATURES, *[0.0] * GREEDY_PASSES]:
+      search.sweep(temperature)
+    if (found := search.costs()).sum() < costs.sum():
+      costs, boxes = found, search.boxes.copy()
+    if (costs < FORBIDDEN).all():
       break
   return boxes
 
 
 def leader(point: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-  """Returns the segment from a point to the nearest point of each box."""
+  """Returns the leader from a point to each box."""
   nearest = np.clip(point, boxes[..., :2], boxes[..., 2:])
   return np.concatenate([np.broadcast_to(point, nearest.shape), nearest], -1)
 
@@ -76,39 +77,90 @@ def length(segments: np.ndarray) -> np.ndarray:
   )
 
 
+class _Search:
+  """An arrangement of labels, and how it is improved.
+
+  Attributes:
+    boxes, leaders: of the current arrangement; NaN for a label not yet placed.
+  """
+
+  def __init__(self, points: np.ndarray, sizes: np.ndarray, obstacles: Obstacles):
+    self.boxes = np.full((len(points), 4), np.nan)
+    self.leaders = np.full((len(points), 4), np.nan)
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    self._crowded_first = np.argsort(-(gaps < 60).sum(1), kind="stable")
+    self._rng = np.random.default_rng(0)
+    # Per label: its candidate boxes, their leaders, and their costs apart from labels.
+    self._options: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for i, (point, size) in enumerate(zip(points, sizes, strict=True)):
+      boxes = _candidates(point, size)
+      leaders = leader(point, boxes)
+      cost = _fixed_cost(i, boxes, leaders, obstacles)
+      enough = max(FORBIDDEN, np.sort(cost)[20])
+      kept = cost <= enough
+      self._options.append((boxes[kept], leaders[kept], cost[kept]))
+
+  def sweep(self, temperature: float = 0.0) -> None:
+    """Chooses each label's box anew, given the others.
+
+    Args:
+      temperature: of the Gibbs distribution that a box is drawn from; 0 takes the best.
+    """
+    for i in self._crowded_first:
+      boxes, leaders, fixed = self._options[i]
+      cost = fixed + self._cost_of_others(i, boxes, leaders)
+      if temperature:
+        cost = cost - temperature * self._rng.gumbel(size=len(cost))
+      best = int(cost.argmin())
+      self.boxes[i], self.leaders[i] = boxes[best], leaders[best]
+
+  def costs(self) -> np.ndarray:
+    """Returns the cost of each label; what two labels share counts for both."""
+    found = []
+    for i, (boxes, leaders, fixed) in enumerate(self._options):
+      own = np.flatnonzero((boxes == self.boxes[i]).all(1))[:1]
+      found.append(fixed[own] + self._cost_of_others(i, boxes[own], leaders[own]))
+    return np.concatenate(found)
+
+  def _cost_of_others(
+    self, own: int, boxes: np.ndarray, leaders: np.ndarray
+  ) -> np.ndarray:
+    """Returns what the other labels add to the cost of each candidate."""
+    placed = ~np.isnan(self.boxes[:, 0])
+    placed[own] = False
+    others, lines = self.boxes[placed], self.leaders[placed]
+    padded = boxes + PADDING * np.array([-1, -1, 1, 1])
+    crossings = _overlap(padded, others).sum(1) + _cross(lines, padded).sum(0)
+    crossings += _cross(leaders, others).sum(1)
+    return FORBIDDEN * crossings + 25 * _meet(leaders, lines).sum(1)
+
+
 def _candidates(point: np.ndarray, size: np.ndarray) -> np.ndarray:
-  """Returns boxes around a point, the preferred ones first: right, then above."""
+  """Returns boxes around a point, the preferred ones first: near, right of it."""
   angles = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
   unit = np.stack([np.cos(angles), np.sin(angles)], -1)
   aside = np.clip(1.6 * unit, -1, 1) * size / 2
-  start = 5.0  # the radius of a marker, and a little
-  centers = [point + (start + distance) * unit + aside for distance in DISTANCES]
-  center = np.concatenate(centers)
+  marker = 5.0  # its radius, and a little
+  center = np.concatenate([point + (marker + d) * unit + aside for d in DISTANCES])
   return np.concatenate([center - size / 2, center + size / 2], -1)
 
 
-def _cost(
-  own: int,
-  boxes: np.ndarray,
-  tried: np.ndarray,
-  obstacles: Obstacles,
-  labels: np.ndarray,
-  leaders: np.ndarray,
+def _fixed_cost(
+  own: int, boxes: np.ndarray, leaders: np.ndarray, obstacles: Obstacles
 ) -> np.ndarray:
-  """Returns the cost of each candidate box of the label of point `own`."""
+  """Returns the cost of candidate boxes of point `own`, apart from other labels."""
   padded = boxes + PADDING * np.array([-1, -1, 1, 1])
-  solid = np.concatenate([obstacles.markers, obstacles.bars, labels])
-  lines = np.concatenate([obstacles.lines, leaders])
   low, high = np.tile(obstacles.frame[:2], 2), np.tile(obstacles.frame[2:], 2)
   outside = ((padded < low) | (padded > high)).any(1)
-  crossings = _overlap(padded, solid).sum(1) + _cross(lines, padded).sum(0)
-  crossings += _cross(tried, labels).sum(1) + 100 * outside
+  covered = _overlap(padded, np.concatenate([obstacles.markers, obstacles.bars])).sum(1)
+  covered += _cross(obstacles.lines, padded).sum(0) + 100 * outside
   foreign = np.delete(obstacles.markers, own, 0)
-  far = length(tried)
-  cost = FORBIDDEN * crossings + far
-  cost += 15 * (far > NEAR)
-  cost += 25 * _cross(tried, foreign).sum(1) + 8 * _cross(tried, obstacles.bars).sum(1)
-  cost += 25 * _meet(tried, leaders).sum(1) + 4 * _meet(tried, obstacles.lines).sum(1)
+  far = length(leaders)
+  cost = FORBIDDEN * covered + far + 15 * (far > NEAR)
+  steep = 5 * np.abs(leaders[:, 2] - leaders[:, 0]) < far  # seems to be an error bar
+  cost += 25 * (steep & (far > NEAR)) + 50 * _cross(leaders, foreign).sum(1)
+  cost += 8 * _cross(leaders, obstacles.bars).sum(1)
+  cost += 4 * _meet(leaders, obstacles.lines).sum(1)
   # A label without a leader must not seem to belong to another point.
   wide = boxes + 7 * np.array([-1, -1, 1, 1])
   return cost + 10 * _overlap(wide, foreign).sum(1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -10,21 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-  EngFormatter,
-  FixedFormatter,
-  FixedLocator,
-  MaxNLocator,
-  NullLocator,
-)
+from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import figures, published, tables
-from cifar_flax.figures import COLORS, FAINT, TEXT
+from cifar_flax.figures import COLORS, TEXT
 from cifar_flax.tools import comparison, labels
 from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.finished import Group
 
+# The first eight groups have solid lines, the next eight dotted ones, and so on.
+LINE_STYLES = ("-", (0, (1, 1)), (0, (6, 1, 1, 1)))
 MARKERS = "osD^vPX<>"
 SEVERAL = "in several of these"
 
@@ -35,9 +29,13 @@ def curves(groups: Sequence[Group]) -> Figure:
   Lines are means over the seeds; the shaded areas of test accuracy, test loss and gap
   are the range over the seeds. Published test accuracy is dashed.
   """
-  figure, panels = figures.panels(3, 4.2, 4.2)
+  names = [group.label for group in groups]
+  names += [f"{group.label}, published" for group in groups if group.published]
+  columns = figures.legend_columns(names, 12)
+  figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * -(-len(names) // columns))
   for number, group in enumerate(groups):
     color = COLORS[number % len(COLORS)]
+    line_style = LINE_STYLES[number // 8 % len(LINE_STYLES)]
     length = min(len(run.rows) for run in group.runs)
     epochs = range(1, length + 1)
 
@@ -56,12 +54,12 @@ def curves(groups: Sequence[Group]) -> Figure:
       style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
       style["label"] = group.label if axes is panels[0] else None
       known = values[:, evaluated]
-      axes.plot(1 + evaluated, known.mean(0), lw=1.6, **style)
+      axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
       axes.fill_between(
         1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
       )
     for axes, values in ((panels[0], train), (panels[1], by_seed("train_loss"))):
-      axes.plot(epochs, values.mean(0), color=color, lw=0.8, alpha=0.5)
+      axes.plot(epochs, values.mean(0), color=color, lw=0.8, ls=line_style, alpha=0.5)
     if group.published and (rows := published.curves(group.name)):
       rows = rows[: len(group.runs[0].rows)]
       panels[0].plot(
@@ -72,16 +70,23 @@ def curves(groups: Sequence[Group]) -> Figure:
         ls=(0, (4, 2)),
         label=f"{group.label}, published",
       )
-  names = (
+  titles = (
     "accuracy, %: test (train faint)",
     "loss: test (train faint)",
     "gap, train - test, points",
   )
-  for axes, name in zip(panels, names, strict=True):
-    axes.set_title(name, fontsize=10, color=TEXT, loc="left")
+  for axes, title in zip(panels, titles, strict=True):
+    axes.set_title(title, fontsize=10, color=TEXT, loc="left")
     axes.set_xlabel("epoch", color=TEXT, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-  panels[0].legend(fontsize=8, frameon=False, labelcolor=TEXT)
+  figure.legend(
+    loc="outside lower left",
+    ncols=columns,
+    fontsize=8,
+    frameon=False,
+    labelcolor=TEXT,
+    handlelength=3,
+  )
   return figure
 
 
@@ -111,43 +116,52 @@ def cost(
     accuracy_label: label of the vertical axis.
     subtitle: data, budget and n.
   """
-  figure = Figure(figsize=(7, 5), dpi=100)
-  axes = figure.add_axes((0.095, 0.17, 0.885, 0.65))
-  figures.style_axes(axes)
   what = cost.partition(",")[0]
+  points, missing = _points(entries, cost)
+  front = comparison.front([point.entry for point in points], cost)
+  notes = _notes(points, front, missing, what)
+  kinds = _markers(points)
+  columns = figures.legend_columns(list(kinds), 6.7)
+  rows = -(-len(kinds) // columns) if len(kinds) > 1 else 0
+  bottom, top = 0.115 + 0.03 * len(notes), 0.865 - 0.04 * rows
   text: Any = {"color": TEXT, "fontsize": 9}
+
+  figure = Figure(figsize=(7, 5), dpi=100)
+  axes = figure.add_axes((0.095, bottom, 0.885, top - bottom))
+  figures.style_axes(axes)
   figure.text(0.02, 0.98, f"Accuracy against {what}", color=TEXT, fontsize=12, va="top")
   figure.text(0.02, 0.925, subtitle, va="top", **text)
+  figure.text(0.02, 0.015, "\n".join(notes), color=TEXT, fontsize=8, va="bottom")
   axes.set_ylabel(accuracy_label, **text)
   axes.set_xlabel(cost, **text)
-  points, missing = _points(entries, cost)
-  notes = []
-  if points:
-    _scale(axes, points)
-    notes = _draw_points(figure, axes, points, [entry.name for entry in entries])
-    front = comparison.front([point.entry for point in points], cost)
-    if len(front) > 1:
-      notes.append("Line: Pareto front.")
-    _draw_front_and_labels(figure, axes, points, front)
-  else:
+  if not points:
     axes.set(xticks=[], yticks=[])
-    sentence = f"No {what} are known." if entries else "There are no results."
+    sentence = f"Unknown for all: {what}." if missing else "There are no results."
     axes.text(0.5, 0.5, sentence, ha="center", transform=axes.transAxes, **text)
-  if missing and points:
-    notes.append(f"Not shown ({what} unknown): {', '.join(missing)}.")
-  small = "\n".join(textwrap.wrap(" ".join(notes), 110))
-  figure.text(0.02, 0.015, small, fontsize=8, color=TEXT, va="bottom")
+    return figure
+  _scale(axes, points)
+  names = list(dict.fromkeys(entry.name for entry in entries))
+  colors = [COLORS[names.index(p.entry.name) % len(COLORS)] for p in points]
+  for point, color in zip(points, colors, strict=True):
+    _draw_point(axes, point, color, kinds[_kind(point)])
+  on_front = [next(p for p in points if p.entry is entry) for entry in front]
+  line = np.array([(point.x, point.y) for point in on_front])
+  if len(front) > 1:
+    axes.plot(*line.T, color="#bbbbbb", lw=1.2, zorder=1, gid="front")
+  _draw_labels(figure, axes, points, colors, line)
+  if rows:
+    figures.marker_legend(figure, kinds, (0.005, 0.895), columns)
   return figure
 
 
 def _points(entries: Sequence[Entry], cost: str) -> tuple[list[_Point], list[str]]:
-  """Returns the distinct points, and the names of the entries whose cost is unknown."""
+  """Returns the distinct points, and the entries whose cost is unknown."""
   points: dict[tuple, _Point] = {}
   missing: dict[str, None] = {}
   for entry in entries:
     x = entry.costs.get(cost)
     if x is None or x <= 0:
-      missing[entry.name] = None
+      missing[f"{entry.name} {entry.group}".strip()] = None
       continue
     values = list(entry.accuracies.values())
     key = (entry.name, x, tuple(sorted(entry.accuracies.items())))
@@ -159,130 +173,104 @@ def _points(entries: Sequence[Entry], cost: str) -> tuple[list[_Point], list[str
 
 
 def _scale(axes: Any, points: Sequence[_Point]) -> None:
-  """Sets limits that leave room for labels, and the ticks of the logarithmic axis."""
+  """Sets limits that leave room for labels."""
   low = min(point.y - (point.deviation or 0) for point in points)
   high = max(point.y + (point.deviation or 0) for point in points)
   room = 0.12 * (high - low) + max(0, 1 - (high - low)) / 2
   axes.set_ylim(low - room, high + room)
   axes.yaxis.set_major_locator(MaxNLocator(7))
-  left, right = min(p.x for p in points), max(p.x for p in points)
-  factor = (right / left) ** 0.15 * max(1, 1.1 * left / right)
-  axes.set_xscale("log")
-  axes.set_xlim(left / factor, right * factor)
-  ticks = _log_ticks(left / factor, right * factor)
-  axes.xaxis.set_major_locator(FixedLocator(ticks))
-  axes.xaxis.set_major_formatter(FixedFormatter(_tick_labels(ticks)))
-  axes.xaxis.set_minor_locator(NullLocator())
+  left, right = min(point.x for point in points), max(point.x for point in points)
+  least = max(1, 1.1 * left / right)  # so that the ends are at least 20 % apart
+  ratio = right / left
+  figures.log_axis(axes, left / ratio**0.12 / least, right * ratio**0.25 * least)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-  """Returns round numbers within a range: powers of ten, or closer ones if few."""
-  powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-  for digits in ((1,), (1, 3), (1, 2, 5)):
-    ticks = [digit * 10.0**power for power in powers for digit in digits]
-    if len(found := [tick for tick in ticks if low <= tick <= high]) > 3:
-      return found
-  values = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-  return [float(tick) for tick in values if low <= tick <= high]
+def _kind(point: _Point) -> str:
+  return point.groups[0] if len(point.groups) == 1 else SEVERAL
 
 
-def _tick_labels(ticks: Sequence[float]) -> list[str]:
-  """Returns labels such as 0.5, 20, 10k and 7.6M, or all digits if these are equal."""
-  short = EngFormatter(sep="")
-  labels = [short(tick) if tick >= 1000 else f"{tick:g}" for tick in ticks]
-  return (
-    labels if len(set(labels)) == len(ticks) else [f"{tick:,.12g}" for tick in ticks]
+def _markers(points: Sequence[_Point]) -> dict[str, str]:
+  """Returns the marker of each group, and of points that several groups share."""
+  groups = dict.fromkeys(group for point in points for group in point.groups)
+  markers = dict(zip(groups, itertools.cycle(MARKERS), strict=False))
+  if any(len(point.groups) > 1 for point in points):
+    markers[SEVERAL] = "*"
+  return markers
+
+
+def _notes(
+  points: Sequence[_Point], front: Sequence[Entry], missing: Sequence[str], what: str
+) -> list[str]:
+  """Returns the lines of small print below the axes."""
+  notes = []
+  if any(point.deviation is not None for point in points):
+    notes.append("Bars: standard deviation over seeds.")
+  if len(front) > 1:
+    notes.append("Line: Pareto front.")
+  if missing and points:
+    notes.append(f"Not shown ({what} unknown): {', '.join(missing)}.")
+  return textwrap.wrap(" ".join(notes), 110)
+
+
+def _draw_point(axes: Any, point: _Point, color: str, marker: str) -> None:
+  size, height = (9, 3.5) if marker == "*" else (5.5, 3)
+  axes.errorbar(
+    point.x,
+    point.y,
+    point.deviation,
+    color=color,
+    marker=marker,
+    ms=size,
+    mec="white",
+    mew=0.5,
+    capsize=2,
+    elinewidth=1,
+    ecolor=color,
+    lw=0,
+    zorder=height,
   )
 
 
-def _draw_points(
-  figure: Figure, axes: Any, points: Sequence[_Point], names: Sequence[str]
-) -> list[str]:
-  """Draws points, error bars and a legend of the groups; returns what to note below."""
-  colors = {name: i for i, name in enumerate(dict.fromkeys(names))}
-  groups = list(dict.fromkeys(group for point in points for group in point.groups))
-  kinds = dict(zip([*groups, SEVERAL], itertools.cycle(MARKERS), strict=False))
-  kinds[SEVERAL] = "*"
-  for point in points:
-    color = COLORS[colors[point.entry.name] % len(COLORS)]
-    kind = kinds[point.groups[0] if len(point.groups) == 1 else SEVERAL]
-    style = {"color": color, "marker": kind, "ms": 9 if kind == "*" else 5.5, "lw": 0}
-    style |= {"mec": "white", "mew": 0.5, "zorder": 3}
-    axes.errorbar(
-      point.x, point.y, point.deviation, capsize=2, elinewidth=1, ecolor=color, **style
-    )
-  if len(groups) > 1:
-    shared = any(len(point.groups) > 1 for point in points)
-    handles = [
-      Line2D([], [], color=TEXT, marker=kinds[group], lw=0, ms=5.5, label=group or "-")
-      for group in [*groups, SEVERAL][: len(groups) + shared]
-    ]
-    figure.legend(
-      handles=handles,
-      loc="upper left",
-      bbox_to_anchor=(0.01, 0.895),
-      ncols=4,
-      fontsize=8,
-      frameon=False,
-      labelcolor=TEXT,
-      handletextpad=0.1,
-      columnspacing=1.2,
-    )
-  several = any(point.deviation is not None for point in points)
-  return ["Bars: standard deviation over seeds."] if several else []
-
-
-def _draw_front_and_labels(
-  figure: Figure, axes: Any, points: Sequence[_Point], front: Sequence[Entry]
+def _draw_labels(
+  figure: Figure,
+  axes: Any,
+  points: Sequence[_Point],
+  colors: Sequence[str],
+  front: np.ndarray,
 ) -> None:
-  """Draws the Pareto front, and the name of each point where nothing crosses it."""
+  """Writes the name of each point where nothing crosses it."""
   to_pixels = axes.transData.transform
-  on_front = [next(p for p in points if p.entry is entry) for entry in front]
-  line = np.array([(point.x, point.y) for point in on_front])
-  if len(front) > 1:
-    axes.plot(*line.T, color="#bbbbbb", lw=1, zorder=1)
-  corners = to_pixels(line)
   places = to_pixels([(point.x, point.y) for point in points])
-  spread = [point.deviation or 0 for point in points]
-  ends = [
-    to_pixels(
-      [(point.x, point.y + sign * sd) for point, sd in zip(points, spread, strict=True)]
-    )
+  low, high = (
+    to_pixels([(p.x, p.y + sign * (p.deviation or 0)) for p in points])
     for sign in (-1, 1)
-  ]
+  )
+  corners = to_pixels(front)
+  radius = np.array([[6.5 if len(point.groups) > 1 else 5] for point in points])
   obstacles = labels.Obstacles(
-    markers=np.concatenate([places - 5, places + 5], -1),
-    bars=np.concatenate([ends[0] - (3, 0.5), ends[1] + (3, 0.5)], -1),
+    markers=np.concatenate([places - radius, places + radius], -1),
+    bars=np.concatenate([low - (4, 1), high + (4, 1)], -1),
     lines=np.concatenate([corners[:-1], corners[1:]], -1),
     frame=axes.get_window_extent().extents,
   )
-  texts = [
-    axes.annotate(
-      point.entry.name,
-      (point.x, point.y),
-      (0, 0),
-      textcoords="offset points",
-      fontsize=8,
-      color=TEXT,
-      zorder=4,
-    )
-    for point in points
-  ]
+  style: Any = {
+    "textcoords": "offset points",
+    "fontsize": 8,
+    "color": TEXT,
+    "zorder": 4,
+  }
+  texts = [axes.annotate(p.entry.name, (p.x, p.y), (0, 0), **style) for p in points]
   renderer = FigureCanvasAgg(figure).get_renderer()
   extents = np.array([text.get_window_extent(renderer).extents for text in texts])
   boxes = labels.place(places, extents[:, 2:] - extents[:, :2], obstacles)
   moves = (boxes - extents)[:, :2] * 72 / figure.dpi
-  lines = [labels.leader(*pair) for pair in zip(places, boxes, strict=True)]
-  for text, move, leader in zip(texts, moves, lines, strict=True):
-    text.xyann = tuple(move)
+  to_data = axes.transData.inverted().transform
+  for i, text in enumerate(texts):
+    text.xyann = tuple(moves[i])
+    leader = labels.leader(places[i], boxes[i])
     if labels.length(leader) > labels.NEAR:
-      axes.plot(
-        *axes.transData.inverted().transform(leader.reshape(2, 2)).T,
-        color=FAINT,
-        lw=0.6,
-        zorder=2,
-        gid="leader",
-      )
+      ends = to_data(leader.reshape(2, 2))
+      axes.plot(*ends.T, color=colors[i], lw=0.6, zorder=2, gid="leader")
 
 
 def confusion(group: Group) -> Figure:
