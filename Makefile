@@ -24,8 +24,7 @@ reproduce: $(INSTALLED)
 	$(RUN) -m cifar_flax reproduce $(ARGS)
 
 study: $(INSTALLED)
-	$(RUN) -m cifar_flax sweep --config configs/conv_study.py --vary model.convolution \
-	  --seeds 3 $(ARGS)
+	$(RUN) -m cifar_flax study $(ARGS)
 
 # NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 WINDOWS=6 DATA=DIR DTYPE= OUTPUT=FILE.md
 bench: $(VENV)/peers-installed

@@ -15,6 +15,7 @@ from cifar_flax import tables
 
 LEAST_SEEDS = 3
 CONFIDENCE = 0.95
+SAME = 0.025  # costs that differ by a smaller fraction are not worth a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +125,11 @@ def sentences(entries: Sequence[Entry], base: Entry, opening: str) -> list[str]:
 
 
 def _clear_part(entry: Entry, base: Entry, gap: Difference) -> str:
-  ratios = [
-    f"{entry.costs[cost] / base.costs[cost]:.2g} times the {cost}"  # type: ignore[operator]
-    for cost in ("parameters", "multiply-adds")
-    if entry.costs.get(cost) and base.costs.get(cost)
-  ]
+  ratios = []
+  for cost in ("parameters", "multiply-adds"):
+    mine, others = entry.costs.get(cost), base.costs.get(cost)
+    if mine and others and abs(mine / others - 1) > SAME:
+      ratios.append(f"{mine / others:.2g} times the {cost}")
   return f"{entry.name} ({'; '.join([_interval(gap), *ratios])})"
 
 

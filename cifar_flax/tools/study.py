@@ -85,17 +85,18 @@ class Study:
 
   def rate(self, kind: str) -> float | None:
     """Returns the peak learning rate with which a type did best in the search."""
-    known = {r: accuracy for r, accuracy in self.search[kind].items() if accuracy}
-    return max(known, key=lambda r: known[r]) if known else None
+    tried = self.search[kind].items()
+    known = {rate: reached for rate, reached in tried if reached is not None}
+    return max(known, key=lambda rate: known[rate]) if known else None
 
   def job(self, kind: str, comparison: str, seed: int) -> jobs.Job | None:
     """Returns a run of a comparison; None if the search found no rate for its type."""
     if (rate := self.rate(kind)) is None:
       return None
     width = self.widths[comparison][kind].width
-    values = {"model.convolution": kind, "model.width": f"{width:g}"}
+    values = {"model.convolution": kind, "model.width": str(width)}
     values |= {"schedule.learning_rate": f"{rate:g}", "seed": str(seed)}
-    folder = self.output / kind / f"width={width:g}" / f"seed{seed}"
+    folder = self.output / kind / f"width={show_width(width)}" / f"seed{seed}"
     return jobs.plan(self.path, self.overrides | values, folder)
 
   def runs(self) -> list[jobs.Job]:
@@ -305,7 +306,12 @@ def _distinct_networks(study: Study) -> dict[str, Config]:
 
 def network_name(kind: str, width: float) -> str:
   """Returns the name of a type at a width in measured.json."""
-  return f"{kind}, width {width:g}"
+  return f"{kind}, width {show_width(width)}"
+
+
+def show_width(width: float) -> str:
+  """Returns a width with all of its digits, and without ".0"."""
+  return str(width).removesuffix(".0")
 
 
 def run(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from cifar_flax.run.files import write_atomically
 from cifar_flax.tables import spread
 from cifar_flax.tools import comparison, jobs, plots, report, results
 from cifar_flax.tools.comparison import Entry
-from cifar_flax.tools.study import BASE, Study, network_name
+from cifar_flax.tools.study import BASE, Study, network_name, show_width
 
 OPENINGS = {
   "slots": "In the same slots",
@@ -182,7 +182,7 @@ def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[st
     f"{memory:.1f}" if memory else "-",
     speed("training"),
     speed("inference"),
-    f"{width.width:g}",
+    show_width(width.width),
     f"{100 * width.deviation:+.1f}" if name != "slots" else "-",
   ]
 
@@ -222,8 +222,8 @@ def _search_note(study: Study) -> str:
   data, epochs = job.config.data, job.config.num_epochs
   return (
     f"Accuracy in percent on {data.eval_split} after {epochs} epochs on "
-    f"{data.train_split}, one seed, width {study.config.model.width:g}. A type's best "
-    "rate is used in all of its runs; - is a run that did not finish."
+    f"{data.train_split}, one seed, width {show_width(job.config.model.width)}. A "
+    "type's best rate is used in all of its runs; - is a run that did not finish."
   )
 
 
