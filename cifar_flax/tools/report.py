@@ -131,9 +131,9 @@ def _costs(groups: Sequence["Group"]) -> list[Any]:
   else:
     parts[-1] += (
       " The line is the Pareto front. It joins configs of which each is clearly more "
-      "accurate than the one before it: over their common seeds, at least "
-      f"{least}, the {comparison.CONFIDENCE:.0%} interval of the mean difference is "
-      "above zero. A figure without a line has no such pair."
+      f"accurate than the one before it: over at least {least} common seeds, the "
+      f"{100 * comparison.CONFIDENCE:g} % interval of the mean difference is above "
+      "zero. A figure without a line has no such pair."
     )
   return parts
 

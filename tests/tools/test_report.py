@@ -1,11 +1,13 @@
 """Reports: metrics by hand, figures, Markdown and HTML."""
 
 import base64
+import dataclasses
 import json
 import pathlib
 import re
 import shutil
 import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -171,6 +173,58 @@ def test_curves_are_the_means_over_the_seeds(folders, groups):
       np.testing.assert_array_equal(line.get_xdata(), [1, 2])
       np.testing.assert_allclose(line.get_ydata(), values.mean(0))
   assert np.abs(test - train).max() > 0
+
+
+def test_an_entry_has_the_accuracies_by_seed_and_the_costs(folders, groups):
+  plain, grouped = (group.entry() for group in groups)
+  last = {seed: read(folders[i])[-1] for seed, i in ((0, 0), (1, 2))}
+  assert plain.name == "p" and plain.group == ""
+  assert plain.accuracies == pytest.approx(
+    {seed: 100 * row["eval_accuracy"] for seed, row in last.items()}
+  )
+  assert list(grouped.accuracies) == [0]
+  speed = np.mean([row["images_per_second"] for row in last.values()])
+  summaries = [json.loads((folders[i] / "summary.json").read_text()) for i in (0, 2)]
+  assert plain.costs == {
+    "parameters": summaries[0]["parameters"],
+    "multiply-adds": groups[0].multiply_adds,
+    "training time per image, µs": pytest.approx(1e6 / speed),
+  }
+  assert 3 * grouped.costs["multiply-adds"] < plain.costs["multiply-adds"]
+
+
+def changed(group, epochs, **data):
+  """Returns a group with one run, of this many epochs and on these data."""
+  run = group.runs[0]
+  facts = {**run.facts, "data": {**run.facts["data"], **data}}
+  runs = [dataclasses.replace(run, rows=run.rows[:1] * epochs, facts=facts)]
+  return types.SimpleNamespace(runs=runs)
+
+
+def test_the_budget_names_data_epochs_and_n_or_their_ranges(groups):
+  assert finished.budget(groups[:1]) == "cifar10, 64 training images, 2 epochs, n = 2"
+  assert finished.budget(groups) == "cifar10, 64 training images, 2 epochs, n = 1 to 2"
+  other = changed(groups[0], 1, name="shapes10", train_examples=10_000)
+  assert finished.budget([other]) == (
+    "shapes10, 10,000 training images, 1 epoch, n = 1"
+  )
+  assert finished.budget([groups[0], other]) == (
+    "cifar10, shapes10, 64 to 10,000 training images, 1 to 2 epochs, n = 1 to 2"
+  )
+
+
+def test_the_report_says_what_the_front_joins_or_that_there_is_none(
+  groups, monkeypatch
+):
+  *pictures, text = report._costs(groups)
+  assert [name for name, _ in pictures] == ["cost_0.png", "cost_1.png", "cost_2.png"]
+  assert "No Pareto front is drawn: no two configs have 3 seeds in common." in text
+  same = {seed: 50.0 + seed for seed in range(3)}
+  for group in groups:
+    entry = dataclasses.replace(group.entry(), accuracies=same)
+    monkeypatch.setattr(group, "entry", lambda entry=entry: entry)
+  text = report._costs(groups)[-1]
+  assert "No Pareto front" not in text and "the 95 % interval" in text
 
 
 def test_confusion_has_true_classes_in_rows(uncertain):
