@@ -2,14 +2,16 @@
 
 python -m cifar_flax predict --workdir runs/net6b cat.jpg folder/ -
 
-Each argument is a PNG or JPEG of any size, a folder of them, or `-` to read a list of
-files from standard input. A file that cannot be read is reported and skipped.
+Each argument is a picture of any size (PNG, JPEG, WebP, GIF, TIFF, BMP and most other
+formats), a folder, which stands for all pictures in it and below it, or `-` to read a
+list of files and folders from standard input. A file that cannot be read is reported
+and skipped.
 """
 
 import argparse
 import itertools
 import json
-import pathlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -31,8 +33,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument(
     "--format", default="text", help="text, or json: one object per line"
   )
-  parser.add_argument("--explain", metavar="FILE.png", help="also draw Grad-CAM maps")
-  flags = parser.parse_args(argv)
+  parser.add_argument(
+    "--explain",
+    metavar="FILE.png",
+    help="also draw Grad-CAM maps of the first pictures",
+  )
+  flags = parser.parse_args([_as_path(argument) for argument in argv])
   command_line.check_choice(flags, "format", FORMATS)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   command_line.check_at_least(flags, top=1)
@@ -41,10 +47,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   return flags
 
 
+def _as_path(argument: str) -> str:
+  """Returns "./-a.png" for "-a.png" if there is such a file, so that it is no flag."""
+  is_file = argument.startswith("-") and argument != "-" and os.path.lexists(argument)
+  return f"./{argument}" if is_file else argument
+
+
 def run(argv: list[str]) -> int:
-  """Prints a line per picture; returns 1 if a picture could not be read, else 0."""
+  """Prints a line per picture.
+
+  Returns:
+    0, 1 if something could not be read, 2 if there was no file at all.
+  """
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
+  from cifar_flax.tools import output
+
+  if flags.explain:
+    output.check(flags.explain)
   from cifar_flax import caches
   from cifar_flax.data import pictures
   from cifar_flax.tools import explain
@@ -52,23 +72,47 @@ def run(argv: list[str]) -> int:
 
   caches.keep_compiled_programs()
   trained = Trained(workdir, flags.checkpoint)
-  failed, drawn = 0, list[Any]()
-  files = pictures.find(flags.images, sys.stdin)
-  while batch := list(itertools.islice(files, BATCH)):
-    readable = []
+  failed, files, readable, notes = 0, 0, 0, list[str]()
+  drawn: list[tuple[Any, Any]] = []
+  found = pictures.find(flags.images, _standard_input(), notes)
+  while batch := list(itertools.islice(found, BATCH)):
+    read = []
     for file in batch:
       try:
-        readable.append((file, pictures.read(file)))
+        if isinstance(file, UserError):
+          raise file
+        files += 1
+        picture = pictures.load(file)
       except UserError as error:
         failed = 1
         print(f"error: {error}", file=sys.stderr)
-    for line in _predictions(trained, readable, flags):
+        continue
+      read.append((file, picture.pixels))
+      if picture.note:
+        notes.append(f"{pictures.shown(file)}: {picture.note}")
+    for line in _predictions(trained, read, flags):
       print(line, flush=True)
-    drawn += readable if flags.explain else []
+    while notes:
+      print(f"note: {notes.pop(0)}", file=sys.stderr)
+    readable += len(read)
+    if flags.explain:
+      drawn += read[: explain.MAX_PICTURES - len(drawn)]
   if drawn:
-    picture = explain.render(trained, drawn[: explain.MAX_PICTURES], flags.top)
-    pathlib.Path(flags.explain).write_bytes(picture)
-  return failed
+    output.write(flags.explain, explain.render(trained, drawn, flags.top, readable))
+    if readable > len(drawn):
+      print(
+        f"note: {flags.explain} shows the first {len(drawn)} of {readable:,} pictures",
+        file=sys.stderr,
+      )
+  return failed if files else 2
+
+
+def _standard_input() -> Iterator[str]:
+  """Yields the lines of standard input, with any bytes that are not UTF-8."""
+  reconfigure = getattr(sys.stdin, "reconfigure", None)
+  if reconfigure:
+    reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+  yield from sys.stdin
 
 
 def _predictions(
@@ -77,6 +121,7 @@ def _predictions(
   """Yields the line to print for each picture."""
   import numpy as np
 
+  from cifar_flax.data.pictures import shown
   from cifar_flax.tools.trained import likeliest, softmax
 
   if not readable:
@@ -91,10 +136,12 @@ def _predictions(
       ]
       yield json.dumps({"file": str(file), "classes": classes})
     else:
-      words = ", ".join(f"{name} {probability:.1%}" for name, probability in best)
-      yield f"{file}: {words}"
+      words = ", ".join(
+        f"{shown(name)} {probability:.1%}" for name, probability in best
+      )
+      yield f"{shown(file)}: {words}"
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if a file failed, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if a file failed, 2 for wrong input or no file."""
   return command_line.answer(run, argv)

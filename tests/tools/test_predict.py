@@ -14,6 +14,10 @@ from cifar_flax.errors import UserError
 from cifar_flax.tools import explain, predict
 from cifar_flax.tools.trained import Trained, likeliest, softmax
 
+NO_PICTURE = (
+  "not a picture in a format that is read (PNG, JPEG, WebP, GIF, TIFF, BMP and most"
+  " others of pixels)"
+)
 CLASSES = ("ant", "bee", "cow")
 
 
@@ -87,8 +91,9 @@ def test_each_picture_has_a_line_and_bad_files_are_reported(
   ]
   assert lines[0] == lines[2] and lines[0].count("%") == 2
   assert error.splitlines() == [
-    f"error: {folder}/c.png: neither a PNG nor a JPEG",
+    f"error: {folder}/c.png: {NO_PICTURE}",
     f"error: {folder}/none.png: No such file or directory",
+    f"note: {folder}: 3 pictures; passed over 1 .txt",
   ]
 
 
@@ -166,12 +171,12 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
 
 def test_too_large_damaged_and_other_pictures_are_refused(tmp_path, monkeypatch):
   Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
-  Image.new("RGB", (64, 64)).save(tmp_path / "x.gif")
-  (tmp_path / "x.gif").rename(tmp_path / "gif.png")
+  Image.new("RGB", (64, 64)).save(tmp_path / "x.eps")
+  (tmp_path / "x.eps").rename(tmp_path / "eps.png")
   data = (tmp_path / "large.png").read_bytes()
   (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-  for name in ("large.png", "gif.png", "cut.png"):
+  for name in ("large.png", "eps.png", "cut.png"):
     with pytest.raises(UserError, match=name) as error:
       pictures.read(tmp_path / name)
     assert "\n" not in str(error.value)

@@ -1,0 +1,27 @@
+"""Checks the path of a file before the work whose result it will hold."""
+
+import errno
+import os
+import pathlib
+
+from cifar_flax.run.files import name_in_errors
+
+
+def check(path: str) -> None:
+  """Raises the OSError that writing a file would raise; leaves nothing behind."""
+  existed = os.path.lexists(path)
+  if existed and not os.path.isfile(path):
+    if os.path.isdir(path):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not os.path.islink(path):
+      return  # a pipe or device, which opening could block or change
+  with name_in_errors(path), open(path, "ab"):
+    pass
+  if not existed:
+    os.unlink(path)
+
+
+def write(path: str, data: bytes) -> None:
+  """Writes a file; an OSError names it, as that of a full disk does not."""
+  with name_in_errors(path):
+    pathlib.Path(path).write_bytes(data)
