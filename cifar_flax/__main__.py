@@ -1,7 +1,6 @@
 """All commands: `python -m cifar_flax COMMAND`, each with a --help of its own."""
 
 import importlib
-import sys
 
 from cifar_flax import command_line
 from cifar_flax.config import nearest
@@ -46,4 +45,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  command_line.leave(main())

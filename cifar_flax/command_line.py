@@ -14,6 +14,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
+from cifar_flax.run import signals
 
 CHECKPOINTS = ("best", "last")
 EVERY_RUN = "--config.KEY=VALUE sets a key in every run; train --help lists them"
@@ -141,7 +142,7 @@ def report_error(error: BaseException) -> int:
 
   Returns:
     The exit code: 1 for a file that cannot be written or a run that diverged, 2 for
-    wrong input, 130 after Ctrl-C, 143 after SIGTERM.
+    wrong input, 128 + n after signal n: 130 after Ctrl-C, 143 after SIGTERM.
 
   Raises:
     OSError: it names no file, so it is not about one of the user's.
@@ -153,7 +154,8 @@ def report_error(error: BaseException) -> int:
   elif isinstance(error, Stopped):
     name = signal.Signals(error.signal).name
     code = 128 + error.signal
-    line = f"stopped by {name}; everything is saved: rerun the same command to resume"
+    saved = "; everything is saved" if error.saved else ""
+    line = f"stopped by {name}{saved}: rerun the same command to resume"
   elif isinstance(error, OSError):
     if error.filename is None:
       raise error
@@ -163,3 +165,9 @@ def report_error(error: BaseException) -> int:
     code, line = 130, "interrupted: rerun the same command to resume"
   print(" ".join(line.splitlines()), file=sys.stderr)
   return code
+
+
+def leave(code: int) -> NoReturn:
+  """Ends the process; repeats of a signal that has stopped it do not change `code`."""
+  signals.ignore_repeats(code)
+  sys.exit(code)

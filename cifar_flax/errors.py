@@ -13,12 +13,13 @@ class Diverged(ArithmeticError):
 
 
 class Stopped(Exception):
-  """A run was asked to stop, and has saved its state.
+  """A signal asked a command to stop, and what it was training has ended.
 
   Attributes:
     signal: number of the signal that asked.
+    saved: whether it is certain that everything is saved.
   """
 
-  def __init__(self, signal: int):
+  def __init__(self, signal: int, saved: bool = True):
     super().__init__(f"stopped by signal {signal}")
-    self.signal = signal
+    self.signal, self.saved = signal, saved

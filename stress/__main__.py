@@ -23,6 +23,7 @@ from stress.lab import Lab, Row
 
 EXPERIMENTS: dict[str, Callable[[Lab], list[Row]]] = {
   "signals": stops.signals,
+  "groups": stops.groups,
   "interruptions": stops.interruptions,
   "damage": files.damage,
   "full_disk": files.full_disk,

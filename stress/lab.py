@@ -76,7 +76,10 @@ class Lab:
     return command + [f"--config.{key}={value}" for key, value in values.items()]
 
   def start(self, command: Sequence[str], devices: int = 1, **more: Any):
-    """Starts a process with its standard error in a pipe and returns it."""
+    """Starts a process with its standard error in a pipe and returns it.
+
+    `process_group=0` gives it a process group of its own, as a shell does.
+    """
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = self.environment | {"XLA_FLAGS": flags} | more.pop("env", {})
     return subprocess.Popen(

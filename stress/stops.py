@@ -1,12 +1,15 @@
 """Experiments on ends of runs: SIGKILL, SIGTERM, Ctrl-C and divergence."""
 
+import os
 import pathlib
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
+from cifar_flax.run import signals as library
 from cifar_flax.run.checkpoints import read
 from stress.lab import Lab, Row, checkpoints, kill, outcome, rows, seconds_of, verdict
 
@@ -58,12 +61,16 @@ def _unreadable(workdir: pathlib.Path) -> list[str]:
 
 
 def signals(lab: Lab) -> list[Row]:
-  """Checks that SIGTERM and Ctrl-C stop a run in every phase, and SIGTERM twice."""
+  """Checks that each signal stops a run in the first steps, and two in every phase."""
   lab.complete(reference := lab.new("unbroken"))
   expected = outcome(reference)
   found = []
-  for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+  for number in library.SIGNALS:
+    code = 128 + number
+    every = number in (signal.SIGTERM, signal.SIGINT)
     for phase, wait in _phases(lab).items():
+      if not every and phase != "in the first steps":
+        continue
       workdir = lab.new("signalled")
       process = lab.start(lab.command(workdir))
       wait(process)
@@ -75,16 +82,86 @@ def signals(lab: Lab) -> list[Row]:
       good &= (same := outcome(workdir) == expected)
       text = _ended(process, seconds, same)
       found.append(Row(f"{number.name} {phase}", 1, text, good))
-  workdir = lab.new("signalled")
-  process = lab.start(lab.command(workdir))
-  lab.wait_for(process, PHASES[0])
-  process.send_signal(signal.SIGTERM)
-  seconds, _ = _stop(process, signal.SIGTERM)
-  lab.complete(workdir)
-  same = outcome(workdir) == expected
-  good, text = seconds < 2 and same, _ended(process, seconds, same)
-  found.append(Row("SIGTERM twice", 1, text, good))
   return found
+
+
+# Makes every write of a checkpoint take long enough to be hit by a second signal.
+_SLOW = """
+import sys, time
+from cifar_flax import __main__ as commands
+from cifar_flax import main
+from cifar_flax.run import checkpoints
+from cifar_flax.tools import jobs
+write = checkpoints.write_atomically
+def slow(path, data):
+  print("saving", file=sys.stderr, flush=True)
+  time.sleep(3)
+  write(path, data)
+checkpoints.write_atomically = slow
+if "--worker" in sys.argv:
+  from cifar_flax.tools import worker
+  import os
+  worker.serve(iter(sys.stdin.readline, ""), os.fdopen(int(sys.argv[2]), "w"))
+  sys.exit()
+jobs.WORKER = (sys.executable, "-c", sys.argv[1], "--worker")
+sys.exit(commands.main(sys.argv[2:]))
+"""
+
+
+def groups(lab: Lab) -> list[Row]:
+  """Checks that a request to stop loses nothing if it arrives as several signals.
+
+  `timeout` signals its child and then its process group; a terminal signals the group;
+  a sweep passes on what it receives. Each way stops a run, and a sweep of one run,
+  which take 3 s to save. While they save, the same arrives again, and SIGTERM after
+  2 s. The resumed run must be bit-equal to an unbroken one.
+  """
+  lab.complete(reference := lab.new("unbroken"))
+  expected, found = outcome(reference), []
+  ways: dict[str, Callable[[subprocess.Popen, int], None]] = {
+    "process": lambda process, number: process.send_signal(number),
+    "group": lambda process, number: os.killpg(process.pid, number),
+    "both": lambda process, number: _to_both(process, number),
+  }
+  for command in ("train", "sweep"):
+    for number in library.SIGNALS:
+      for way, send in ways.items():
+        if way != "both" and number not in (signal.SIGTERM, signal.SIGINT):
+          continue
+        workdir = lab.new("grouped")
+        process = _start_slow(lab, command, workdir)
+        lab.wait_for(process, "first step")
+        send(process, number)
+        lab.wait_for(process, "saving")
+        send(process, number)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGTERM)
+        began = time.monotonic()
+        process.communicate(timeout=60)
+        seconds = time.monotonic() - began
+        run = workdir if command == "train" else workdir / "seed0"
+        saved = bool(checkpoints(run))
+        lab.complete(run)
+        same = outcome(run) == expected
+        good = process.returncode == 128 + number and saved and same
+        text = _ended(process, seconds, same) + ("" if saved else "; NOT saved")
+        found.append(Row(f"{number.name} to {command}, {way}", 1, text, good))
+  return found
+
+
+def _start_slow(lab: Lab, command: str, workdir: pathlib.Path) -> subprocess.Popen:
+  """Starts `train` or a `sweep` of one run, whose saves are slow."""
+  words = lab.command(workdir)[3:]
+  if command == "sweep":
+    words[words.index("--workdir")] = "--output"
+  program = [sys.executable, "-c", _SLOW, _SLOW, command, *words]
+  return lab.start(program, process_group=0)
+
+
+def _to_both(process: subprocess.Popen, number: int) -> None:
+  """Sends a signal to a process and to its group, as `timeout` does."""
+  process.send_signal(number)
+  os.killpg(process.pid, number)
 
 
 def interruptions(lab: Lab, count: int = 20) -> list[Row]:

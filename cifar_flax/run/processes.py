@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from cifar_flax.errors import UserError
@@ -60,16 +61,27 @@ def supervise() -> None:
     os._exit(code)
   os.setpgid(0, 0)  # Ctrl-C then reaches the parent alone, which forwards it once
   if sys.platform == "linux":
-    # PR_SET_PDEATHSIG: the kernel kills the child when the parent dies.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    # PR_SET_PDEATHSIG: if the parent is killed, the child saves and ends as well.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
   if os.getppid() != parent:
     os._exit(1)
 
 
 def _wait(child: int) -> int:
   """Forwards signals to the child until it exits; returns its shell exit code."""
-  for number in signals.SIGNALS:
-    signal.signal(number, lambda number, _: os.kill(child, number))
+
+  def forward(*numbers: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+      for number in numbers:
+        os.kill(child, number)
+
+  # A stopped child handles no signal until SIGCONT wakes it.
+  for number in signals.heeded():
+    signal.signal(number, lambda number, _: forward(number, signal.SIGCONT))
+  # The child is in another process group, which Ctrl-Z in a terminal does not reach.
+  signal.signal(signal.SIGCONT, lambda *_: forward(signal.SIGCONT))
+  if signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
+    signal.signal(signal.SIGTSTP, lambda *_: _suspend(forward))
   _, status = os.waitpid(child, 0)
   code = os.waitstatus_to_exitcode(status)
   if code == -signal.SIGABRT:
@@ -79,7 +91,13 @@ def _wait(child: int) -> int:
   if code < 0 and -code not in signals.SIGNALS:
     name = signal.Signals(-code).name
     print(f"error: this process was killed by {name}; {_HINT}", file=sys.stderr)
-  return code if code >= 0 else 128 - code
+  return signals.shell_code(code)
+
+
+def _suspend(forward: Callable[[int], None]) -> None:
+  """Stops the child and this process, as Ctrl-Z does; SIGCONT wakes both."""
+  forward(signal.SIGSTOP)
+  os.kill(os.getpid(), signal.SIGSTOP)
 
 
 _HINT = "rerun the same commands to resume from the newest checkpoint"

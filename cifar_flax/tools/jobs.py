@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -21,17 +22,19 @@ from typing import Any, Protocol
 from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Stopped, UserError
 from cifar_flax.run import directory, signals
 
 MAIN = (sys.executable, "-m", "cifar_flax.main")  # how a user trains the same run
 USER_ERROR = 2  # exit code of a command that was given wrong input
 STOPPED = signals.EXIT_CODES
 WORKER = (sys.executable, "-m", "cifar_flax.tools.worker")
-# How long to wait for runs to exit after Ctrl-C, which the terminal sends to them as
-# well, before they get SIGTERM; and after SIGTERM, before they are abandoned.
-SECONDS_AFTER_CTRL_C = 10.0
-SECONDS_AFTER_SIGTERM = 30.0
+# How often to print which runs are still saving.
+SECONDS_BETWEEN_REMINDERS = 30.0
+# How long to wait after a second Ctrl-C, which ends the runs that received it too.
+SECONDS_AFTER_SECOND_CTRL_C = 1.0
+# How long a worker whose run has ended may take to exit before it is killed.
+SECONDS_TO_EXIT = 60.0
 SECONDS_BETWEEN_POLLS = 0.05
 
 
@@ -51,16 +54,19 @@ class Job:
 
 
 class Process(Protocol):
-  """A run that is being trained; the methods of `subprocess.Popen` that are used."""
+  """A run that is being trained; the members of `subprocess.Popen` that are used.
+
+  Attributes:
+    pid: its process id.
+  """
+
+  pid: int
 
   def poll(self) -> int | None:
     """Returns the run's exit code, or None while it is being trained."""
 
-  def wait(self, timeout: float | None = None) -> int:
-    """Waits for the run to end and returns its exit code."""
-
-  def terminate(self) -> None:
-    """Sends SIGTERM to the run."""
+  def send_signal(self, number: int) -> None:
+    """Sends a signal to the process."""
 
 
 def plan(path: str, overrides: Mapping[str, str], workdir: pathlib.Path) -> Job:
@@ -140,6 +146,7 @@ class Worker:
     os.close(writer)
     self._answers = os.fdopen(reader)
     self._code: int | None = None
+    self.pid = self._process.pid
 
   def train(self, job: Job) -> None:
     """Makes the process train a run; the run before must have ended."""
@@ -164,7 +171,9 @@ class Worker:
       if not select.select([self._answers], [], [], timeout)[0]:
         raise subprocess.TimeoutExpired(self._process.args, timeout or 0.0)
       line = self._answers.readline()
-      self._code = int(line) if line else self._process.wait()
+      # A process that a signal ended has the exit code of a run that it stopped.
+      code = int(line) if line else self._process.wait()
+      self._code = signals.shell_code(code) if -code in signals.SIGNALS else code
     return self._code
 
   def poll(self) -> int | None:
@@ -173,9 +182,9 @@ class Worker:
       return self.wait(0.0)
     return None
 
-  def terminate(self) -> None:
-    """Sends SIGTERM to the process."""
-    self._process.terminate()
+  def send_signal(self, number: int) -> None:
+    """Sends a signal to the process."""
+    self._process.send_signal(number)
 
   def can_train(self) -> bool:
     """Returns whether the process is ready for another run."""
@@ -187,7 +196,11 @@ class Worker:
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
     if self._code is not None:
-      self._process.wait()
+      try:
+        self._process.wait(SECONDS_TO_EXIT)
+      except subprocess.TimeoutExpired:  # its run has ended, so nothing is lost
+        self._process.kill()
+        self._process.wait()
     self._answers.close()
 
 
@@ -273,11 +286,19 @@ def train_all(
   Returns:
     0 if all runs are finished, the code in `stop_codes` that a run exited with, or 1 if
     a run failed otherwise.
+
+  Raises:
+    Stopped: a signal asked this process to stop; the runs have saved and ended.
+    KeyboardInterrupt: a second Ctrl-C asked it to end without waiting for them.
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
   code, workers = 0, Workers()
-  with contextlib.closing(workers), _Pool(at_once, start or workers) as pool:
+  with (
+    _Signals() as asked,
+    contextlib.closing(workers),
+    _Pool(at_once, start or workers, asked) as pool,
+  ):
     while waiting or pool.running:
       while waiting and pool.free_slots():
         label, job = waiting.pop(0)
@@ -289,26 +310,67 @@ def train_all(
       for label, job, exit_code in pool.poll_exited():
         if failed := exit_code or not finished_summary(job):
           failures[job.workdir] = int(failed)
-          message = f"{label}: failed with exit code {int(failed)}"
-          print(message, file=sys.stderr, flush=True)
+          print(f"{label}: {_failure(int(failed))}", file=sys.stderr, flush=True)
         elif at_once > 1:
           print(f"{label}: done", flush=True)
         after_each(failures)
         if exit_code in stop_codes:
           waiting, code = [], exit_code
+    if number := asked.request.signal:
+      raise Stopped(number, saved=False)
   return code or (1 if failures else 0)
 
 
+def _failure(code: int) -> str:
+  """Returns the words for a run that has exited with an error."""
+  if code in STOPPED:
+    return f"was stopped by {signal.Signals(code - 128).name}"
+  return f"failed with exit code {code}"
+
+
+class _Signals:
+  """A context manager that records the signals that ask this process to stop.
+
+  Its handlers do not raise: an exception between the start of a process and its entry
+  in `_Pool.running` would leave that process behind.
+
+  Attributes:
+    request: the signals.
+    interrupted: whether there was a second Ctrl-C.
+  """
+
+  def __init__(self) -> None:
+    self.request, self.interrupted = signals.Request(), False
+    self._before: dict[int, Any] = {}  # the previous handlers
+
+  def __enter__(self) -> "_Signals":
+    if threading.current_thread() is threading.main_thread():
+      heeded = signals.heeded()
+      self._before = {n: signal.signal(n, self._record) for n in heeded}
+    return self
+
+  def _record(self, number: int, frame: Any) -> None:
+    self.interrupted |= self.request.add(number)
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
 class _Pool:
-  """A context manager that trains several runs at once and terminates them on exit.
+  """A context manager that trains several runs at once and stops them on exit.
 
   Attributes:
     running: the label, job and process of each occupied slot.
   """
 
-  def __init__(self, number: int, start: Callable[[Job, int | None], Process]):
-    self._number, self._start_process = number, start
-    self._signal: int | None = None  # received since entering
+  def __init__(
+    self,
+    number: int,
+    start: Callable[[Job, int | None], Process],
+    asked: _Signals,
+  ):
+    self._number, self._start_process, self._asked = number, start, asked
     self.running: dict[int, tuple[str, Job, Process]] = {}
 
   def free_slots(self) -> list[int]:
@@ -325,41 +387,52 @@ class _Pool:
     """Yields label, job and exit code of the runs that have exited, then sleeps.
 
     Raises:
-      SystemExit: this process has received SIGTERM.
+      Stopped: a signal asks this process to stop.
     """
-    if self._signal is not None:
-      sys.exit(128 + self._signal)
+    if number := self._asked.request.signal:
+      raise Stopped(number, saved=False)
+    yield from self._take_exited()
+    time.sleep(SECONDS_BETWEEN_POLLS if self.running else 0)
+
+  def _take_exited(self) -> Iterator[tuple[str, Job, int]]:
     for slot, (label, job, process) in list(self.running.items()):
       if (code := process.poll()) is not None:
         del self.running[slot]
         yield label, job, code
-    time.sleep(SECONDS_BETWEEN_POLLS if self.running else 0)
 
   def __enter__(self) -> "_Pool":
-    # The handler does not raise: an exception between the start of a process and its
-    # entry in `running` would leave that process behind.
-    self._previous_handler = signal.signal(signal.SIGTERM, self._remember)
     return self
 
-  def _remember(self, number: int, frame: Any) -> None:
-    self._signal = number
-
   def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    signal.signal(signal.SIGTERM, self._previous_handler)
-    processes = [process for _, _, process in self.running.values()]
-    if isinstance(error, KeyboardInterrupt):  # the runs most likely received it as well
-      _wait(processes, SECONDS_AFTER_CTRL_C)
-    for process in processes:
-      if process.poll() is None:
-        process.terminate()
-    _wait(processes, SECONDS_AFTER_SIGTERM)
-    if processes:
-      print("stopped: rerun the same command to resume", file=sys.stderr)
+    """Asks all runs to stop and waits until they have saved and ended.
 
+    Raises:
+      KeyboardInterrupt: a second Ctrl-C; what is still saving has been printed.
+    """
+    # Ctrl-C is passed on as SIGTERM: to a run that the terminal has sent it as well, a
+    # late SIGINT would look like a second Ctrl-C.
+    number = self._asked.request.signal
+    number = signal.SIGTERM if number in (0, signal.SIGINT) else number
+    for _, _, process in self.running.values():
+      for each in (number, signal.SIGCONT):  # a stopped process has to be woken
+        process.send_signal(each)
+    reminder = time.monotonic() + SECONDS_BETWEEN_REMINDERS
+    end = float("inf")
+    while self.running and time.monotonic() < end:
+      for label, _, code in self._take_exited():
+        if code and code not in STOPPED:
+          print(f"{label}: {_failure(code)}", file=sys.stderr, flush=True)
+      if self._asked.interrupted:
+        end = min(end, time.monotonic() + SECONDS_AFTER_SECOND_CTRL_C)
+      elif time.monotonic() >= reminder:
+        reminder += SECONDS_BETWEEN_REMINDERS
+        self._print_running("waiting for process {} to save and end")
+      time.sleep(SECONDS_BETWEEN_POLLS if self.running else 0)
+    if self.running:
+      self._print_running("process {} is still saving and will end by itself")
+      raise KeyboardInterrupt
 
-def _wait(processes: Sequence[Process], seconds: float) -> None:
-  """Waits until all processes have exited, at most so many seconds."""
-  end = time.monotonic() + seconds
-  for process in processes:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(max(0.0, end - time.monotonic()))
+  def _print_running(self, text: str) -> None:
+    for label, _, process in self.running.values():
+      line = f"{label}: {text.format(process.pid)}"
+      print(line, file=sys.stderr, flush=True)

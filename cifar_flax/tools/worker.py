@@ -6,6 +6,8 @@ line from standard input, `{"arguments": [...], "log": PATH or null}`, runs
 FD, as a line. With a log, the run's output is appended to that file.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -29,7 +31,8 @@ def serve(orders, answers) -> None:
       _send_output_to(order["log"])
     code = main_lib.main(order["arguments"])
     gc.collect()  # frees the images and the state of the run
-    print(code, file=answers, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the parent has been killed
+      print(code, file=answers, flush=True)
     if code in signals.EXIT_CODES:
       return
 
@@ -44,5 +47,9 @@ def _send_output_to(path: str) -> None:
 
 if __name__ == "__main__":
   # Between runs there is nothing to save. Within them, `main` handles signals.
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  if signal.SIGINT in signals.heeded():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+  if sys.platform == "linux":
+    # PR_SET_PDEATHSIG: if the parent is killed, the run saves and ends as well.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
   serve(iter(sys.stdin.readline, ""), os.fdopen(int(sys.argv[1]), "w"))

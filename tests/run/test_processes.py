@@ -11,17 +11,21 @@ import time
 
 import pytest
 
-from cifar_flax.run import processes
+from cifar_flax.run import processes, signals
 
 ROOT = pathlib.Path(__file__).parents[2]
 HINT = "rerun the same commands to resume from the newest checkpoint"
 
 
-def start(work):
+def start(work, ignored=None):
   """A process that is supervised, and tells its number before it works."""
   program = f"""
     import os, signal, sys, time
-    from cifar_flax.run import processes
+    from cifar_flax.run import processes, signals
+    for number in signals.SIGNALS:  # whatever the tests were started with
+      signal.signal(number, signal.SIG_DFL)
+    if {ignored!r}:
+      signal.signal(getattr(signal, {ignored!r}), signal.SIG_IGN)
     processes.supervise()
     print(os.getpid(), flush=True)
     {work}
@@ -37,18 +41,15 @@ def start(work):
 
 
 def wait_for_handlers(process):
-  """Waits until the parent catches SIGTERM, the last signal that it gets a handler for.
-
-  Python itself catches SIGINT from its start, and not SIGTERM.
-  """
+  """Waits until the parent catches SIGTSTP, the last signal that it handles."""
   deadline = time.monotonic() + 10
   status = pathlib.Path(f"/proc/{process.pid}/status")
   while time.monotonic() < deadline:
     (mask,) = re.findall(r"SigCgt:\s*(\w+)", status.read_text())
-    if int(mask, 16) >> (signal.SIGTERM - 1) & 1:
+    if int(mask, 16) >> (signal.SIGTSTP - 1) & 1:
       return
     time.sleep(0.01)
-  raise AssertionError("the parent has no handler for SIGTERM")
+  raise AssertionError("the parent has no handler for SIGTSTP")
 
 
 def end(process):
@@ -123,7 +124,7 @@ def test_a_signal_to_the_process_group_reaches_the_child_once(number, other):
 
 @LINUX
 @pytest.mark.parametrize(
-  ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+  ("number", "code"), [(number, 128 + number) for number in signals.SIGNALS]
 )
 def test_a_child_ended_by_a_signal_gives_the_exit_code_of_a_shell(number, code):
   process = start(
@@ -137,6 +138,70 @@ def test_a_child_ended_by_a_signal_gives_the_exit_code_of_a_shell(number, code):
   _, error = process.communicate(timeout=30)
   assert (process.returncode, error) == (code, "")
   assert gone(int(child))
+
+
+WAITS = """
+    def leave(number, _):
+      print("saved", flush=True)
+      sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, leave)
+    print("ready", flush=True)
+    while True: time.sleep(0.01)"""
+
+
+def state(pid):
+  """Returns the state of a process in /proc: R, S, T, ..."""
+  return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for_state(pid, stopped):
+  deadline = time.monotonic() + 10
+  while (state(pid) == "T") != stopped:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+@LINUX
+def test_a_stopped_child_is_woken_to_save():
+  process = start(WAITS.strip())
+  child = int(process.stdout.readline())
+  assert process.stdout.readline() == "ready\n"
+  wait_for_handlers(process)
+  os.kill(child, signal.SIGSTOP)
+  wait_for_state(child, stopped=True)
+  process.send_signal(signal.SIGTERM)
+  out, _ = process.communicate(timeout=30)
+  assert (process.returncode, out) == (143, "saved\n")
+
+
+@LINUX
+def test_ctrl_z_stops_both_until_sigcont():
+  process = start(WAITS.strip())
+  child = int(process.stdout.readline())
+  assert process.stdout.readline() == "ready\n"
+  wait_for_handlers(process)
+  process.send_signal(signal.SIGTSTP)
+  for pid in (process.pid, child):
+    wait_for_state(pid, stopped=True)
+  process.send_signal(signal.SIGCONT)
+  for pid in (process.pid, child):
+    wait_for_state(pid, stopped=False)
+  process.terminate()
+  process.communicate(timeout=30)
+  assert process.returncode == 143
+
+
+@LINUX
+def test_a_signal_that_is_ignored_stays_ignored():
+  process = start(WAITS.strip(), ignored="SIGHUP")
+  process.stdout.readline(), process.stdout.readline()
+  wait_for_handlers(process)
+  os.killpg(process.pid, signal.SIGHUP)
+  time.sleep(0.3)
+  assert process.poll() is None
+  process.terminate()
+  process.communicate(timeout=30)
+  assert process.returncode == 143
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends a child so")

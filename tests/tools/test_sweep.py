@@ -8,12 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from cifar_flax import config as config_lib
 from cifar_flax import main, registry
 from cifar_flax.errors import UserError
+from cifar_flax.run import signals
 from cifar_flax.tools import jobs, sweep
 from tests.tools.test_reproduce import FakeMain
 
@@ -258,7 +260,7 @@ def test_one_process_trains_a_slots_runs_until_it_dies(tmp_path, worker):
       codes.append(process.wait())
       assert process.poll() == codes[-1]
       if codes[-1] == 143:
-        process.terminate()  # ends its sleep
+        process.send_signal(signal.SIGTERM)  # ends its sleep
   assert codes == [1, 0, -signal.SIGKILL, 0, 143, 0]
   first, second, third, fourth, fifth, sixth = pids.read_text().split()
   assert first == second == third != fourth == fifth != sixth
@@ -272,64 +274,229 @@ def test_a_failed_run_and_a_dead_process_do_not_stop_the_others(tmp_path, worker
   assert [list(failures.values()) for failures in failed] == [[7], [7, 7]]
 
 
-def test_after_ctrl_c_the_runs_have_time_to_exit(tmp_path, worker):
-  file = tmp_path / "saved"
-  worker(
-    "next(orders)\n"
-    "try:\n"
-    "  os.kill(os.getppid(), signal.SIGINT)\n"
-    "  time.sleep(0.7)\n"
-    "finally:\n"
-    f"  open({str(file)!r}, 'w')\n"
-  )
-  # A shell that starts the tests in the background makes them ignore Ctrl-C.
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    with pytest.raises(KeyboardInterrupt):
-      jobs.train_all([job_in(tmp_path / "run")])
-    assert file.exists()
-  finally:
-    signal.signal(signal.SIGINT, before)
+# A stand-in that needs some seconds to save when a signal stops it, as a real run does:
+# it handles signals with the same code.
+SAVING = (
+  PREAMBLE
+  + """
+from cifar_flax.run import signals
+with signals.Watch() as stop:
+  stop.defer()
+  next(orders)
+  print("training", os.getpid(), flush=True)
+  while not stop.signal:
+    time.sleep(0.01)
+  print("saving", flush=True)
+  time.sleep({seconds})
+  print("saved", stop.signal, flush=True)
+print(128 + stop.signal, file=answers)
+"""
+)
+
+PARENT = """
+import pathlib, signal, sys
+from cifar_flax import command_line
+from cifar_flax.run import signals
+from cifar_flax.tools import jobs
+for number in signals.SIGNALS:  # whatever the tests were started with
+  signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.argv[1] == "nohup":
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+jobs.SECONDS_BETWEEN_REMINDERS = 0.5
+jobs.WORKER = [sys.executable, "-c", sys.argv[3]]
+job = jobs.plan(sys.argv[2], {}, pathlib.Path("run"))
+sys.exit(command_line.answer(lambda argv: jobs.train_all([job]), []))
+"""
 
 
-def test_a_run_that_ignores_ctrl_c_is_terminated(tmp_path, monkeypatch, worker):
-  monkeypatch.setattr(jobs, "SECONDS_AFTER_CTRL_C", 0.1)
-  worker("next(orders)\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)\n")
-  started, workers = [], jobs.Workers()
+class Sweep:
+  """A process that trains one run, a stand-in, in a process group of its own."""
 
-  def start(job, slot):
-    started.append(workers(job, slot))
-    return started[-1]
+  def __init__(self, folder, seconds=2.0, mode="", worker=SAVING):
+    worker = worker.replace("{seconds}", str(seconds))
+    self.process = subprocess.Popen(
+      [sys.executable, "-c", PARENT, mode, str(ROOT / QUICK), worker],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      cwd=folder,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      process_group=0,
+    )
+    self.child = int(self.read("training").split()[1])
 
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    with pytest.raises(KeyboardInterrupt):
-      jobs.train_all([job_in(tmp_path / "run")], start=start)
-    assert started[0].wait() == -signal.SIGTERM
-  finally:
-    signal.signal(signal.SIGINT, before)
-    workers.close()
+  def read(self, word):
+    """Reads lines until one starts with `word`, and returns it."""
+    for line in self.process.stdout:
+      if line.startswith(word):
+        return line
+    raise AssertionError(f"no line {word!r}: {self.process.stderr.read()}")
+
+  def to_parent(self, number):
+    self.process.send_signal(number)
+
+  def to_child(self, number):
+    os.kill(self.child, number)
+
+  def to_group(self, number):
+    os.killpg(self.process.pid, number)
+
+  def end(self):
+    """Returns the exit code, what else was printed, and the errors."""
+    out, error = self.process.communicate(timeout=30)
+    return self.process.returncode, out, error
 
 
-def test_sigterm_terminates_the_runs_and_prints_how_to_resume(tmp_path):
-  """The sweep is a process whose only run sleeps until it is terminated."""
-  program = (
-    "import pathlib, sys\n"
-    "from cifar_flax.tools import jobs\n"
-    "code = 'import time; print(1, flush=True); time.sleep(60)'\n"
-    "jobs.WORKER = [sys.executable, '-c', code]\n"
-    f"jobs.train_all([jobs.plan({str(ROOT / QUICK)!r}, {{}}, pathlib.Path('run'))])\n"
-  )
-  with subprocess.Popen(
-    [sys.executable, "-c", program],
+@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("way", ["parent", "group", "both", "again"])
+def test_a_signal_lets_the_runs_save_however_it_arrives(number, way, tmp_path):
+  """`timeout` signals its child and the process group, a terminal the group alone."""
+  sweep = Sweep(tmp_path, seconds=0.5)
+  if way != "group":
+    sweep.to_parent(number)
+  if way in ("group", "both"):
+    sweep.to_group(number)
+  sweep.read("saving")
+  if way == "again":
+    for send in (sweep.to_parent, sweep.to_group, sweep.to_child):
+      send(number)
+  code, out, error = sweep.end()
+  assert out.startswith("saved ") and code == 128 + number
+  name = signal.Signals(number).name
+  last = error.splitlines()[-1]
+  assert last == f"stopped by {name}: rerun the same command to resume"
+
+
+def test_a_late_repeat_does_not_end_a_run_that_saves(tmp_path):
+  sweep = Sweep(tmp_path, seconds=3)
+  sweep.to_group(signal.SIGINT)
+  sweep.read("saving")
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    time.sleep(0.8)
+    sweep.to_group(number)
+  code, out, error = sweep.end()
+  assert (code, out) == (130, f"saved {int(signal.SIGINT)}\n")
+  assert f"run: waiting for process {sweep.child} to save and end" in error
+
+
+def test_a_second_ctrl_c_in_the_terminal_ends_all_at_once(tmp_path):
+  sweep = Sweep(tmp_path, seconds=60)
+  sweep.to_group(signal.SIGINT)
+  sweep.read("saving")
+  time.sleep(1.8)
+  sweep.to_group(signal.SIGINT)
+  code, out, _ = sweep.end()
+  assert (code, out) == (130, "")
+
+
+def test_a_second_ctrl_c_to_the_parent_alone_leaves_the_run_to_save(tmp_path):
+  sweep = Sweep(tmp_path, seconds=5)
+  sweep.to_parent(signal.SIGINT)
+  sweep.read("saving")
+  time.sleep(1.8)
+  sweep.to_parent(signal.SIGINT)
+  assert sweep.process.wait(timeout=10) == 130
+  os.kill(sweep.child, 0)  # it is alive
+  _, out, error = sweep.end()
+  assert out == f"saved {int(signal.SIGTERM)}\n"
+  assert f"process {sweep.child} is still saving and will end by itself" in error
+
+
+def test_nohup_stays_in_force(tmp_path):
+  sweep = Sweep(tmp_path, seconds=0, mode="nohup")
+  sweep.to_group(signal.SIGHUP)
+  time.sleep(0.3)
+  assert sweep.process.poll() is None
+  sweep.to_parent(signal.SIGTERM)
+  code, out, _ = sweep.end()
+  assert (code, out) == (143, f"saving\nsaved {int(signal.SIGTERM)}\n")
+
+
+def test_a_stopped_run_is_woken_to_save(tmp_path):
+  sweep = Sweep(tmp_path, seconds=0)
+  sweep.to_child(signal.SIGSTOP)
+  sweep.to_parent(signal.SIGTERM)
+  code, out, _ = sweep.end()
+  assert (code, out) == (143, f"saving\nsaved {int(signal.SIGTERM)}\n")
+
+
+def test_a_signal_to_the_run_alone_stops_the_sweep(tmp_path):
+  sweep = Sweep(tmp_path, seconds=0)
+  sweep.to_child(signal.SIGTERM)
+  code, _, error = sweep.end()
+  assert (code, error) == (143, "[1/1] run: was stopped by SIGTERM\n")
+
+
+def test_a_run_that_a_signal_ends_before_its_first_step_stops_the_sweep(tmp_path):
+  early = PREAMBLE + "next(orders)\nprint('training', os.getpid(), flush=True)\n"
+  sweep = Sweep(tmp_path, worker=early + "time.sleep(60)\n")
+  sweep.to_child(signal.SIGUSR1)
+  code, _, error = sweep.end()
+  assert (code, error) == (138, "[1/1] run: was stopped by SIGUSR1\n")
+
+
+# The real worker, whose run is a stand-in.
+ORPHAN = """
+import runpy, sys, time
+from cifar_flax import main
+from cifar_flax.run import signals
+def run(arguments):
+  with signals.Watch() as stop:
+    stop.defer()
+    print("training", flush=True)
+    while not stop.signal:
+      time.sleep(0.01)
+  print("saved", stop.signal, flush=True)
+  return 128 + stop.signal
+main.main = run
+runpy.run_module("cifar_flax.tools.worker", run_name="__main__", alter_sys=False)
+"""
+ORPHANS_PARENT = """
+import os, subprocess, sys
+reader, writer = os.pipe()
+command = [sys.executable, "-c", sys.argv[1], str(writer)]
+child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writer], text=True)
+child.stdin.write('{"arguments": [], "log": null}\\n')
+child.stdin.flush()
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a child so")
+def test_a_run_saves_if_its_sweep_is_killed():
+  parent = subprocess.Popen(
+    [sys.executable, "-c", ORPHANS_PARENT, ORPHAN],
     stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
     text=True,
-    cwd=tmp_path,
-  ) as process:
-    while process.stdout.readline() != "1\n":
-      pass
-    process.terminate()
-    _, error = process.communicate(timeout=20)  # the run holds stdout until it ends
-  assert process.returncode == 128 + signal.SIGTERM
-  assert error == "stopped: rerun the same command to resume\n"
+    cwd=ROOT,
+  )
+  assert parent.stdout.readline() == "training\n"
+  parent.kill()
+  out, _ = parent.communicate(timeout=30)  # until the run, which has it too, ends
+  assert out == f"saved {int(signal.SIGTERM)}\n"
+
+
+def test_an_error_of_the_sweep_itself_lets_the_runs_save(tmp_path, worker):
+  ready, saved = tmp_path / "ready", tmp_path / "saved"
+  worker(
+    "def save(*_):\n"
+    "  time.sleep(0.7)\n"
+    f"  open({str(saved)!r}, 'w')\n"
+    "  sys.exit(143)\n"
+    "signal.signal(signal.SIGTERM, save)\n"
+    "if next(orders)['arguments'][-1].endswith('=0'):\n"
+    f"  while not os.path.exists({str(ready)!r}): time.sleep(0.01)\n"
+    "  print(1, file=answers)\n"
+    "else:\n"
+    f"  open({str(ready)!r}, 'w')\n"
+    "  time.sleep(60)\n"
+  )
+
+  def fail(failures):
+    raise OSError(28, "No space left on device", "results.md")
+
+  planned = plan("--seeds=2", f"--output={tmp_path / 'out'}")[1]
+  with pytest.raises(OSError, match=r"results\.md"):
+    jobs.train_all(planned, fail, at_once=2)
+  assert saved.exists()
