@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_flax import figures
+from cifar_flax import figures, published
 from cifar_flax.errors import UserError
 from cifar_flax.run.files import write_atomically
 from cifar_flax.tables import spread
@@ -196,8 +196,10 @@ def _figures(
     return []
   data = facts["data"]
   n = sorted({len(entry.accuracies) for entry in every})
+  is_copy = data["name"] == published.DATASET and not data["download_size"]
   subtitle = (
-    f"{data['name']}, {data['train_examples']:,} training images, "
+    f"{data['name']}{' (not the official files)' if is_copy else ''}, "
+    f"{data['train_examples']:,} training images, "
     f"{facts['num_epochs']} epochs, n = {'-'.join(map(str, n))}"
   )
   found = []

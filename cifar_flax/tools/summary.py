@@ -3,13 +3,15 @@
 Each line has a layer's output shape for one image, its kernel, groups, dilation and
 stride, the number of parameters, multiply-adds and activations, its receptive field and
 its jump (the distance in pixels of the image between neighbouring outputs). The last
-line has the totals.
+line has the totals. --measure adds the peak memory of a training step, as compiled, and
+the speed of training and inference on this machine.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import command_line, registry
@@ -35,6 +37,7 @@ COLUMNS = (
   "receptive field",
   "jump",
 )
+WINDOWS = 5  # of `--measure`
 SUMS = ("parameters", "trainable", "multiply_adds", "elementwise", "activations")
 
 
@@ -114,10 +117,31 @@ def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
   return json.dumps(content, indent=2)
 
 
+def measured_line(config: config_lib.Config, num_classes: int) -> str:
+  """Measures the network of a config; returns a line with memory and speeds."""
+  from cifar_flax.tables import spread
+  from cifar_flax.tools import measurement
+
+  where = measurement.circumstances()
+  costs = measurement.measure({"": config}, num_classes, WINDOWS)[""]
+  training, inference = (
+    spread(speeds, digits=0) for speeds in (costs.training, costs.inference)
+  )
+  return (
+    f"measured on {where['hardware']}, load {where['load']:g}: a training step of "
+    f"{config.batch_size} images takes {costs.peak_bytes / 2**20:.1f} MiB at its peak; "
+    f"training {training} images/s, inference {inference} images/s (mean ± standard "
+    f"deviation of {WINDOWS} windows)"
+  )
+
+
 def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
   parser = command_line.Parser("summary", __doc__)
   parser.add_argument("--config", metavar="FILE", help="for example configs/net6b.py")
   parser.add_argument("--format", default="table", help=f"{', '.join(FORMATS)}")
+  parser.add_argument(
+    "--measure", action="store_true", help="also measure memory and speed"
+  )
   parser.add_argument("--plot", metavar="FILE.png", help="also draw the network")
   overrides, others = command_line.split_overrides(argv)
   flags = parser.parse_args(others)
@@ -144,6 +168,8 @@ def run(argv: list[str]) -> None:
   else:
     title = f"{config.model.name}, 32x32x3 image to {num_classes} classes"
     print(text(layers, title, markdown=flags.format == "markdown"))
+  if flags.measure:
+    print(measured_line(config, num_classes), file=sys.stderr)
   if flags.plot:
     from cifar_flax import figures
     from cifar_flax.tools import drawing
