@@ -271,11 +271,11 @@ def _from_grey(image: Image.Image) -> Image.Image:
   if image.mode.startswith("I;16") or sixteen:
     white = 65535.0
   else:
-    values = np.nan_to_num(np.float64(values))
+    values = np.nan_to_num(values.astype(np.float64))
     largest = float(values.max())
     steps = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     white = next((step for step in steps if step >= largest), largest)
-  grey = np.clip(np.round(np.float64(values) * (255 / white)), 0, 255)
+  grey = np.clip(np.round(values * (255 / white)), 0, 255)
   return Image.fromarray(np.uint8(np.where(transparent, 255, grey))).convert("RGB")
 
 

@@ -1,5 +1,8 @@
 """Draws images of a data set, one row per class, plain and augmented."""
 
+import textwrap
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,13 @@ import numpy as np
 from cifar_flax import config as config_lib
 from cifar_flax import ops
 from cifar_flax.data import augmentation, datasets
+from cifar_flax.data.pictures import shown
 
 ENLARGED = 2  # pixels of the picture for one of an image
+# The largest grid: classes, and images of each. More are left out, and it is said.
+MAX_ROWS = 50
+MAX_COLUMNS = 40
+_NAME = 24  # characters of a class's name
 
 
 def render(
@@ -16,10 +24,12 @@ def render(
 ) -> bytes:
   """Draws the first images of each class in the training split.
 
+  Only the first `MAX_ROWS` classes are drawn; see `left_out`.
+
   Args:
     config: its augmentation and seed.
     dataset: the images.
-    columns: images of each class.
+    columns: images of each class, at most `MAX_COLUMNS`.
     step: the update whose augmentation is shown.
 
   Returns:
@@ -29,27 +39,60 @@ def render(
 
   from cifar_flax import figures
 
+  columns = min(columns, MAX_COLUMNS)
   names, *grids = make_grids(config, dataset, columns, step)
+  names = [_shortened(name) for name in names]
   rows = len(names)
   height, width = grids[0].shape[0] // rows, grids[0].shape[1] // columns
   inches = np.array([columns * width, rows * height]) * ENLARGED / 100
-  figure = Figure(figsize=(2 * inches[0] + 1.5, inches[1] + 0.7), dpi=100)
-  left, top = 1.1 / figure.get_figwidth(), 0.1 / figure.get_figheight()
+  margin = 0.3 + 0.085 * max(map(len, names), default=0)  # inches, for the names
+  margin = max(1.1, margin)
+  note = textwrap.fill(left_out(dataset), 90)
+  below = 0.1 + 0.2 * len(note.splitlines())
+  size = (max(2 * inches[0] + margin + 0.4, 5.0), inches[1] + 0.6 + below)
+  figure = Figure(figsize=size, dpi=100)
+  style = {"fontsize": 9, "color": figures.TEXT}
+  figure.text(0.1 / size[0], 0.1 / size[1], note, parse_math=False, **style)
+  left, top = margin / size[0], below / size[1]
   share = inches / (figure.get_figwidth(), figure.get_figheight())
   titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
   for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
     axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
     axes.imshow(grid, interpolation="nearest", aspect="auto")
-    axes.set_title(title, fontsize=10, color=figures.TEXT, loc="left")
+    axes.set_title(
+      shown(title), fontsize=10, color=figures.TEXT, loc="left", parse_math=False
+    )
     axes.set_xticks([])
     places = [height * (row + 0.5) for row in range(rows)]
-    axes.set_yticks(
-      places, names if i == 0 else [""] * rows, fontsize=9, color=figures.TEXT
-    )
+    labels = names if i == 0 else [""] * rows
+    axes.set_yticks(places, labels, parse_math=False, **style)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
       spine.set_visible(False)
-  return figures.png(figure)
+  with warnings.catch_warnings():
+    # Names may be in scripts that Matplotlib's font lacks.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    return figures.png(figure)
+
+
+def left_out(dataset: datasets.Dataset) -> str:
+  """Returns which classes are not drawn, such as "5 classes have no image"; or ""."""
+  every = dataset.info.class_names
+  present = np.unique(dataset.train.labels)
+  known = set(present.tolist())
+  parts = []
+  if len(present) > MAX_ROWS:
+    parts.append(f"the first {MAX_ROWS} of {len(present):,} classes are shown")
+  missing = [_shortened(name) for i, name in enumerate(every) if i not in known]
+  if missing:
+    some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    parts.append(f"{len(missing):,} classes have no image in this split: {some}")
+  return "; ".join(parts)
+
+
+def _shortened(name: str) -> str:
+  name = shown(name)
+  return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def side_by_side(
@@ -86,7 +129,8 @@ def make_grids(
 def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[str]]:
   """Returns the indices of each class's first images, [classes, columns], and its name.
 
-  A class with fewer images repeats them; one without any is left out.
+  A class with fewer images repeats them; one without any is left out, and so is every
+  class after the first `MAX_ROWS`.
   """
   rows, names = [], []
   for label, name in enumerate(dataset.info.class_names):
@@ -94,6 +138,8 @@ def choose(dataset: datasets.Dataset, columns: int) -> tuple[np.ndarray, list[st
     if len(numbers):
       rows.append(np.resize(numbers, columns))
       names.append(name)
+    if len(rows) == MAX_ROWS:
+      break
   return np.stack(rows), names
 
 

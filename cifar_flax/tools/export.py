@@ -9,6 +9,7 @@ flatbuffers:
 onnx: the same function for ONNX Runtime and others; the export needs
 `pip install -e '.[onnx]'`.
 npz: every parameter and statistic under its path, such as `params/stem/kernel`.
+Without --format, the suffix of the file decides: .onnx, .npz, and stablehlo otherwise.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from cifar_flax import command_line
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import name_in_errors
+from cifar_flax.tools import output
 
 if TYPE_CHECKING:
   from cifar_flax.tools.trained import Trained
 
 FORMATS = ("stablehlo", "onnx", "npz")
+SUFFIXES = {".onnx": "onnx", ".npz": "npz"}  # all others are StableHLO's
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -73,7 +75,11 @@ def onnx(trained: "Trained") -> bytes:
   try:
     import jax2onnx
   except ImportError:
-    raise UserError("--format=onnx: needs jax2onnx: pip install -e '.[onnx]'") from None
+    raise UserError(
+      "--format=onnx: needs jax2onnx: pip install -e '.[onnx]'"
+      " -c constraints/pyXXX.txt, with XXX the version of Python, such as 311; jax2onnx"
+      " needs orbax-checkpoint < 0.11.37, which pip may have to replace"
+    ) from None
   from cifar_flax.data.records import IMAGE_SHAPE
 
   model = jax2onnx.to_onnx(
@@ -101,13 +107,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser = command_line.Parser("export", __doc__)
   parser.add_argument("--workdir", metavar="RUN", help="run directory to export")
   parser.add_argument("--checkpoint", default="best", help="best or last (%(default)s)")
-  parser.add_argument("--format", default="stablehlo", help=", ".join(FORMATS))
+  parser.add_argument(
+    "--format", help=f"{', '.join(FORMATS)} (default: as the suffix of --output says)"
+  )
   parser.add_argument("--output", metavar="FILE", help="file to write")
   flags = parser.parse_args(argv)
-  command_line.check_choice(flags, "format", FORMATS)
+  if flags.format is not None:
+    command_line.check_choice(flags, "format", FORMATS)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if flags.output is None:
     raise UserError("--output=FILE is missing; for example --output=net6b.jax")
+  suffix = pathlib.PurePath(flags.output).suffix.lower()
+  named = SUFFIXES.get(suffix)
+  flags.format = flags.format or named or "stablehlo"
+  if named and flags.format != named:
+    raise UserError(
+      f"--output={flags.output!r}: {suffix} is a name for --format={named}, not"
+      f" {flags.format}; leave --format out or choose another name"
+    )
   return flags
 
 
@@ -115,13 +132,14 @@ def run(argv: list[str]) -> None:
   """Exports the network to `--output` and prints the size of the file."""
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
+  output.check(flags.output)
   from cifar_flax.tools.trained import Trained  # imports JAX
 
   trained = Trained(workdir, flags.checkpoint)
   data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
-  with name_in_errors(path := pathlib.Path(flags.output)):
-    path.write_bytes(data)
-  print(f"{path}: {len(data):,} bytes, {trained.config.model.name}, {flags.checkpoint}")
+  output.write(flags.output, data)
+  facts = f"{len(data):,} bytes, {flags.format}, {trained.config.model.name}"
+  print(f"{flags.output}: {facts}, {flags.checkpoint}")
 
 
 def main(argv: list[str] | None = None) -> int:

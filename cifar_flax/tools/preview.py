@@ -1,11 +1,12 @@
 """Draws a config's data: `python -m cifar_flax preview --config FILE`.
 
 Writes a PNG with one row per class. On the left are images as they are stored, on the
-right the same images after the config's augmentation in one training step.
+right the same images after the config's augmentation in one training step. At most 50
+classes and 40 images of each are drawn.
 """
 
 import argparse
-import pathlib
+import sys
 
 from cifar_flax import command_line
 from cifar_flax import config as config_lib
@@ -35,6 +36,9 @@ def run(argv: list[str]) -> None:
     OSError: the picture cannot be written.
   """
   config, flags = _parse(argv)
+  from cifar_flax.tools import output
+
+  output.check(flags.output)
   from cifar_flax.data import (
     datasets,
     samples,  # imports JAX
@@ -42,8 +46,13 @@ def run(argv: list[str]) -> None:
 
   dataset = datasets.load(config.data)
   picture = samples.render(config, dataset, flags.columns, flags.step)
-  pathlib.Path(flags.output).write_bytes(picture)
+  output.write(flags.output, picture)
   print(flags.output)
+  notes = [samples.left_out(dataset)]
+  if flags.columns > samples.MAX_COLUMNS:
+    notes.append(f"{samples.MAX_COLUMNS} images of each class are shown, which is most")
+  for note in filter(None, notes):
+    print(f"note: {note}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,8 +39,9 @@ def wanted(run):
 
 
 def written(run, tmp_path, capsys, kind):
+  """Exports to a file whose suffix says the format, without --format."""
   path = tmp_path / f"network.{kind}"
-  code = export.main([f"--workdir={run}", f"--format={kind}", f"--output={path}"])
+  code = export.main([f"--workdir={run}", f"--output={path}"])
   out, error = capsys.readouterr()
   assert (code, error) == (0, "") and out.startswith(f"{path}: ")
   return path
@@ -110,6 +111,8 @@ def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
     (["--output=x"], 2, "--workdir=RUN is missing"),
     (["--workdir=/nowhere", "--output=x"], 2, "no run here"),
     (["--workdir={run}", "--output=x", "--format=onx"], 2, "did you mean"),
+    (["--workdir={run}", "--output=x.ONNX", "--format=npz"], 2, "not npz; leave"),
+    (["--workdir={run}", "--output=x.npz", "--format=stablehlo"], 2, "not stablehlo"),
     (["--workdir={run}", "--output=/nowhere/x"], 1, "/nowhere/x: No such file"),
   ],
 )

@@ -1,8 +1,11 @@
 """Predictions agree with the trainer's; every kind of picture is read or refused."""
 
+import functools
 import io
 import json
+import pathlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,7 +130,58 @@ def test_grad_cam_by_hand(run, folder):
   assert heat.dtype == np.float32
   np.testing.assert_allclose(heat, expected, atol=1e-5 * expected.max())
   picture = explain.render(trained, [(folder / "a.png", images[0])], 3)
-  assert Image.open(io.BytesIO(picture)).size == (640, 125)
+  assert picture.startswith(b"\x89PNG")
+
+
+def test_a_map_without_a_region_is_drawn_in_grey(run, monkeypatch):
+  heat = np.ones((1, 8, 8), np.float32)
+  pictures_ = [(pathlib.Path("a $x_1$ <b>.png"), DATASET.eval.images[0])]
+  trained, colored = Trained(run[0]), []
+  for low in (0.0, 0.3, 0.6, 1.0):
+    heat[0, 0, 0] = low
+    monkeypatch.setattr(explain, "maps", lambda *arguments: heat)
+    assert explain.is_flat(heat[0]) == (low > 0.5)
+    picture = Image.open(io.BytesIO(explain.render(trained, pictures_, 3)))
+    middle = np.int32(picture.convert("RGB"))[60:160, 150:270]
+    colored.append(np.ptp(middle, axis=-1).max() > 50)
+  assert colored == [True, True, False, False]
+  assert explain.is_flat(np.zeros((8, 8)))
+
+
+def test_grad_cam_folds_no_constants(run):
+  """Neither weights nor images are constants of the compiled program."""
+  trained = Trained(run[0])
+  module, shape = explain._feature_map(trained)
+  images = DATASET.eval.images[:2]
+  function = functools.partial(explain._maps, trained.network, module, shape)
+  program = jax.make_jaxpr(function)(trained.variables, images, np.int32([0, 1]))
+  assert sum(np.size(constant) for constant in program.consts) < 100
+
+
+def test_explain_says_how_many_it_leaves_out(run, tmp_path, capsys):
+  pictures_ = tmp_path / "many"
+  pictures_.mkdir()
+  for i in range(explain.MAX_PICTURES + 2):
+    Image.new("RGB", (32, 32), (i, 0, 0)).save(pictures_ / f"{i}.png")
+  path = tmp_path / "cam.png"
+  command = ["--workdir", str(run[0]), str(pictures_), f"--explain={path}"]
+  assert predict.main(command) == 0
+  out, error = capsys.readouterr()
+  assert out.count("\n") == explain.MAX_PICTURES + 2
+  assert error == f"note: {path} shows the first 24 of 26 pictures\n"
+  with Image.open(path) as picture:
+    assert picture.size[1] < 1500
+
+
+@pytest.mark.parametrize("name", ["absent/cam.png", "."])
+def test_a_wrong_path_of_explain_is_found_before_the_work(
+  run, tmp_path, name, capsys, monkeypatch
+):
+  monkeypatch.setattr("cifar_flax.tools.trained.Trained.__init__", None)
+  path = tmp_path / name
+  command = ["--workdir", str(run[0]), str(tmp_path), f"--explain={path}"]
+  assert predict.main(command) == 1
+  assert f"error: {path}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
