@@ -66,14 +66,18 @@ def panels(number: int, width: float, height: float) -> tuple[Figure, Sequence[A
 
 
 def log_axis(axes: Any, low: float, high: float) -> None:
-  """Makes the horizontal axis logarithmic, with at least two labelled round ticks."""
+  """Makes the horizontal axis logarithmic, with at least two labelled round ticks.
+
+  Args:
+    axes: the axes.
+    low: its lower limit.
+    high: its upper limit, at least 10 % more.
+  """
   axes.set_xscale("log")
   axes.set_xlim(low, high)
   ticks = _log_ticks(low, high)
   short = EngFormatter(sep="")
   texts = [short(tick) if tick >= 1000 else f"{tick:g}" for tick in ticks]
-  if len(set(texts)) < len(ticks):
-    texts = [f"{tick:,.12g}" for tick in ticks]
   axes.xaxis.set_major_locator(FixedLocator(ticks))
   axes.xaxis.set_major_formatter(FixedFormatter(texts))
   axes.xaxis.set_minor_locator(NullLocator())
