@@ -104,38 +104,49 @@ def sentences(entries: Sequence[Entry], base: Entry, opening: str) -> list[str]:
     opening: how each sentence begins, such as "In the same slots".
 
   Returns:
-    At most three sentences; none if no entry has enough seeds.
+    A sentence for each entry that differs clearly, best first, and one for all others;
+    none for entries with too few seeds.
   """
   compared = [(entry, difference(entry, base)) for entry in entries]
   known = [(e, d) for e, d in compared if d is not None and d.n >= LEAST_SEEDS]
   known.sort(key=lambda pair: -pair[1].mean)
-  better = [pair for pair in known if pair[1].is_clear and pair[1].mean > 0]
-  worse = [pair for pair in known if pair[1].is_clear and pair[1].mean < 0]
-  unclear = [pair for pair in known if not pair[1].is_clear]
-  found = []
-  for word, pairs in (("better", better), ("worse", worse)):
-    if pairs:
-      parts = [_clear_part(entry, base, gap) for entry, gap in pairs]
-      verb = "is" if len(parts) == 1 else "are"
-      found.append(f"{opening}, {_listed(parts)} {verb} {word} than {base.name}.")
+  found = [
+    f"{opening}, {entry.name} is {'better' if gap.mean > 0 else 'worse'} than "
+    f"{base.name} by {abs(gap.mean):.2f} points "
+    f"({_interval(gap, abs(gap.mean))}){_ratios(entry, base)}."
+    for entry, gap in known
+    if gap.is_clear
+  ]
+  unclear = [(entry, gap) for entry, gap in known if not gap.is_clear]
   if unclear:
-    parts = [f"{entry.name} ({_interval(gap)})" for entry, gap in unclear]
+    parts = [
+      f"{entry.name} ({gap.mean:+.2f} points, {_interval(gap, gap.mean, '+')})"
+      for entry, gap in unclear
+    ]
     found.append(f"{opening}, {_listed(parts)} could not be told from {base.name}.")
   return found
 
 
-def _clear_part(entry: Entry, base: Entry, gap: Difference) -> str:
+def _interval(gap: Difference, mean: float, sign: str = "") -> str:
+  """Returns the interval around a mean difference, and the number of seeds.
+
+  Args:
+    gap: the difference.
+    mean: its mean, or the mean's absolute value.
+    sign: "+" to print the signs of positive numbers.
+  """
+  low, high = mean - gap.half_width, mean + gap.half_width
+  return f"95 % interval {low:{sign}.2f} to {high:{sign}.2f}, n = {gap.n}"
+
+
+def _ratios(entry: Entry, base: Entry) -> str:
+  """Returns by how much two counts differ from the base's; "" if they do not."""
   ratios = []
   for cost in ("parameters", "multiply-adds"):
     mine, others = entry.costs.get(cost), base.costs.get(cost)
     if mine and others and abs(mine / others - 1) > SAME:
       ratios.append(f"{mine / others:.2g} times the {cost}")
-  return f"{entry.name} ({'; '.join([_interval(gap), *ratios])})"
-
-
-def _interval(gap: Difference) -> str:
-  low, high = gap.mean - gap.half_width, gap.mean + gap.half_width
-  return f"{gap.mean:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, n = {gap.n}"
+  return f", with {_listed(ratios)}" if ratios else ""
 
 
 def _listed(parts: Sequence[str]) -> str:

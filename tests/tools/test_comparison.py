@@ -90,30 +90,33 @@ def sentences(*entries):
   return comparison.sentences(entries, BASE, "In the same slots")
 
 
-def test_one_better_entry_is_a_singular_with_interval_and_costs():
+def test_a_clear_entry_has_a_sentence_with_interval_and_costs():
   assert sentences(shifted("grouped", 1, **COSTS)) == [
-    "In the same slots, grouped (+1.00 points, 95 % interval +0.75 to +1.25, n = 3; "
-    "0.5 times the parameters; 2.5 times the multiply-adds) is better than plain."
+    "In the same slots, grouped is better than plain by 1.00 points "
+    "(95 % interval 0.75 to 1.25, n = 3), with 0.5 times the parameters and "
+    "2.5 times the multiply-adds."
+  ]
+  assert sentences(shifted("grouped", -1, **{"parameters": 102})) == [
+    "In the same slots, grouped is worse than plain by 1.00 points "
+    "(95 % interval 0.75 to 1.25, n = 3)."
   ]
 
 
-def test_several_entries_are_a_plural_the_best_first():
-  (found,) = sentences(shifted("a", 1), shifted("b", 3), shifted("c", 2))
-  assert found.index("b (+3.00") < found.index(", c (+2.00") < found.index(" and a (")
-  assert found.endswith(" are better than plain.") and " is " not in found
-
-
-def test_worse_and_unclear_entries_have_sentences_of_their_own():
+def test_the_best_entry_comes_first_and_unclear_ones_share_the_last_sentence():
   noise = entry("noise", [81, 80, 82.3])
-  better, worse, unclear = sentences(shifted("w", -1), noise, shifted("b", 1))
-  assert "b (+1.00" in better and better.endswith("is better than plain.")
-  assert "w (-1.00" in worse and worse.endswith("is worse than plain.")
+  more = entry("more", [80, 82, 81.8])
+  best, good, bad, unclear = sentences(
+    shifted("w", -1), noise, shifted("b", 1), more, shifted("c", 2)
+  )
+  assert "c is better than plain by 2.00" in best
+  assert "b is better than plain by 1.00" in good
+  assert "w is worse than plain by 1.00" in bad
   # Differences 1, -1, 0.3: mean 0.1, deviation sqrt(1.03) = 1.0149.
   width = T3 * 1.0148892 / math.sqrt(3)
-  assert unclear == (
-    f"In the same slots, noise (+0.10 points, 95 % interval {0.1 - width:+.2f} to "
-    f"{0.1 + width:+.2f}, n = 3) could not be told from plain."
-  )
+  interval = f"95 % interval {0.1 - width:+.2f} to {0.1 + width:+.2f}, n = 3"
+  assert unclear.startswith("In the same slots, more (+0.27 points, 95 % interval")
+  assert f" and noise (+0.10 points, {interval}) could not" in unclear
+  assert unclear.endswith(") could not be told from plain.")
 
 
 def test_nothing_is_said_with_fewer_than_three_seeds():
