@@ -25,11 +25,10 @@ _FORMATS = (
   "PNG JPEG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO CUR ICNS DIB DDS QOI PSD PCX DCX"
   " SGI SUN IM MSP XBM XPM BLP FTEX FLI FITS PCD PIXAR GBR TGA"
 )
-FORMATS = tuple(_FORMATS.split())
-_MORE_FORMATS = ("MPO",)  # Pillow's JPEG reader opens these
 Image.init()
+FORMATS = tuple(name for name in _FORMATS.split() if name in Image.OPEN)
 SUFFIXES = frozenset(
-  suffix for suffix, name in Image.EXTENSION.items() if name in FORMATS + _MORE_FORMATS
+  suffix for suffix, name in Image.EXTENSION.items() if name in (*FORMATS, "MPO")
 )
 # Pillow warns above this number of pixels and refuses twice as many. Its own limit,
 # 89 million, would refuse the pictures of 200-megapixel telephones (16384x12288).
@@ -300,7 +299,9 @@ class Found:
     """Returns what was passed over, such as "passed over 2 .txt"; "" for nothing."""
     parts = [
       f"{number:,} {kind}{'s' if number > 1 and kind[0] != '.' else ''}"
-      for kind, number in sorted(self.others.items(), key=lambda item: -item[1])
+      for kind, number in sorted(
+        self.others.items(), key=lambda item: (-item[1], item[0])
+      )
     ]
     more = [f"{len(parts) - 8} other kinds"] if len(parts) > 8 else []
     return f"passed over {', '.join([*parts[:8], *more])}" if parts else ""
@@ -364,7 +365,7 @@ def _kind(entry: os.DirEntry) -> str:
     if entry.is_file():
       suffix = os.path.splitext(entry.name)[1].lower()
       return "picture" if suffix in SUFFIXES else suffix or "file without a suffix"
-    return "broken link" if entry.is_symlink() else "pipe, socket or device"
+    return "broken link" if entry.is_symlink() else "special file"
   except OSError:  # a link to itself
     return "broken link"
 
@@ -395,17 +396,21 @@ def find(
 
 
 def _listed(lines: Iterable[str]) -> Iterator[str]:
+  lines = iter(lines)
   for line in lines:
-    for part in line.removesuffix("\n").removeprefix("\ufeff").split("\0"):
-      if part.endswith("\r") and not os.path.lexists(part):
-        part = part.removesuffix("\r")
-      if part.strip():
-        yield part
+    if "\0" in line:  # as `find -print0` writes
+      yield from filter(None, f"{line}{''.join(lines)}".split("\0"))
+      return
+    name = line.removesuffix("\n").removeprefix("\ufeff")
+    if name.endswith("\r") and not os.path.lexists(name):
+      name = name.removesuffix("\r")
+    if name.strip():
+      yield name
 
 
 def _at(place: str, notes: list[str]) -> Iterator[pathlib.Path | UserError]:
   path = pathlib.Path(place)
-  if "\0" in place or not os.path.isdir(place):
+  if not os.path.isdir(place):
     yield path
     return
   try:

@@ -39,6 +39,7 @@ def render(
 
   from cifar_flax import figures
 
+  note = textwrap.fill(left_out(dataset, columns), 90)
   columns = min(columns, MAX_COLUMNS)
   names, *grids = make_grids(config, dataset, columns, step)
   names = [_shortened(name) for name in names]
@@ -47,7 +48,6 @@ def render(
   inches = np.array([columns * width, rows * height]) * ENLARGED / 100
   margin = 0.3 + 0.085 * max(map(len, names), default=0)  # inches, for the names
   margin = max(1.1, margin)
-  note = textwrap.fill(left_out(dataset), 90)
   below = 0.1 + 0.2 * len(note.splitlines())
   size = (max(2 * inches[0] + margin + 0.4, 5.0), inches[1] + 0.6 + below)
   figure = Figure(figsize=size, dpi=100)
@@ -75,18 +75,21 @@ def render(
     return figures.png(figure)
 
 
-def left_out(dataset: datasets.Dataset) -> str:
-  """Returns which classes are not drawn, such as "5 classes have no image"; or ""."""
+def left_out(dataset: datasets.Dataset, columns: int) -> str:
+  """Returns what `render` does not draw, such as "5 classes have no image"; or ""."""
   every = dataset.info.class_names
   present = np.unique(dataset.train.labels)
   known = set(present.tolist())
   parts = []
   if len(present) > MAX_ROWS:
     parts.append(f"the first {MAX_ROWS} of {len(present):,} classes are shown")
+  if columns > MAX_COLUMNS:
+    parts.append(f"{MAX_COLUMNS} instead of {columns:,} images of each class are shown")
   missing = [_shortened(name) for i, name in enumerate(every) if i not in known]
   if missing:
     some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-    parts.append(f"{len(missing):,} classes have no image in this split: {some}")
+    have = "class has" if len(missing) == 1 else "classes have"
+    parts.append(f"{len(missing):,} {have} no image in this split: {some}")
   return "; ".join(parts)
 
 

@@ -48,10 +48,7 @@ def run(argv: list[str]) -> None:
   picture = samples.render(config, dataset, flags.columns, flags.step)
   output.write(flags.output, picture)
   print(flags.output)
-  notes = [samples.left_out(dataset)]
-  if flags.columns > samples.MAX_COLUMNS:
-    notes.append(f"{samples.MAX_COLUMNS} images of each class are shown, which is most")
-  for note in filter(None, notes):
+  if note := samples.left_out(dataset, flags.columns):
     print(f"note: {note}", file=sys.stderr)
 
 

@@ -98,6 +98,38 @@ def test_every_image_is_in_the_picture(dataset):
     assert len(wanted & pixels) > 0.95 * len(wanted)
 
 
+def test_a_thousand_classes_have_a_largest_size_and_it_is_said(
+  monkeypatch, tmp_path, capsys
+):
+  labels = np.int32(np.arange(3000) % 999)
+  split = datasets.Split(np.zeros((3000, 32, 32, 3), np.uint8), labels)
+  names = tuple(f"$x_{i}$ | <b>\tend" for i in range(1000))
+  info = datasets.Info("folder_$1$", "1", 0, "print", names)
+  large = datasets.Dataset(split, split, info)
+  monkeypatch.setattr(datasets, "load", lambda config: large)
+  path, config = tmp_path / "grid.png", str(ROOT / "configs" / "net6b.py")
+  assert preview.main(["--config", config, "--output", str(path), "--columns=900"]) == 0
+  with Image.open(path) as picture:
+    assert max(picture.size) < 6000
+  assert capsys.readouterr().err == (
+    "note: the first 50 of 999 classes are shown; 40 instead of 900 images of each"
+    " class are shown; 1 class has no image in this split: $x_999$ | <b>\\tend\n"
+  )
+  side = samples.side_by_side(config_lib.Config(), large)
+  assert side.shape == (50 * 32, 2 * 8 * 32 + 8, 3)
+
+
+def test_a_wrong_path_is_found_before_the_data_are_loaded(
+  monkeypatch, tmp_path, capsys
+):
+  monkeypatch.setattr(datasets, "load", None)
+  config = str(ROOT / "configs" / "net6b.py")
+  for path in (tmp_path, tmp_path / "absent" / "a.png"):
+    assert preview.main(["--config", config, "--output", str(path)]) == 1
+    assert f"error: {path}: " in capsys.readouterr().err
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_writes_a_file(dataset, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(datasets, "load", lambda config: dataset)
   path = tmp_path / "grid.png"
