@@ -298,7 +298,7 @@ class Found:
   def passed_over(self) -> str:
     """Returns what was passed over, such as "passed over 2 .txt"; "" for nothing."""
     parts = [
-      f"{number:,} {kind}{'s' if number > 1 and kind[0] != '.' else ''}"
+      counted(number, kind, kind if kind[0] == "." else "")
       for kind, number in sorted(
         self.others.items(), key=lambda item: (-item[1], item[0])
       )
@@ -338,7 +338,7 @@ def walk(folder: pathlib.Path) -> Found:
     try:
       facts = os.stat(path)
       if (identity := (facts.st_dev, facts.st_ino)) in seen:
-        found.others["link to a folder visited already"] += 1
+        found.others["repeated folder"] += 1
         continue
       seen.add(identity)
       with os.scandir(path) as entries:
@@ -364,7 +364,7 @@ def _kind(entry: os.DirEntry) -> str:
       return "folder"
     if entry.is_file():
       suffix = os.path.splitext(entry.name)[1].lower()
-      return "picture" if suffix in SUFFIXES else suffix or "file without a suffix"
+      return "picture" if suffix in SUFFIXES else suffix or "suffixless file"
     return "broken link" if entry.is_symlink() else "special file"
   except OSError:  # a link to itself
     return "broken link"
@@ -426,8 +426,13 @@ def _at(place: str, notes: list[str]) -> Iterator[pathlib.Path | UserError]:
       + (f"; {passed_over}" if passed_over else "; it is empty")
     )
   elif passed_over:
-    notes.append(f"{shown(place)}: {len(found.files):,} pictures; {passed_over}")
+    notes.append(f"{shown(place)}: {counted(len(found.files))}; {passed_over}")
   yield from found.files
+
+
+def counted(number: int, noun: str = "picture", plural: str = "") -> str:
+  """Returns a number and its noun, such as "2 pictures"."""
+  return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def shown(text: str | os.PathLike) -> str:

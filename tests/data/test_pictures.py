@@ -309,7 +309,7 @@ def test_hidden_and_special_files_are_not_pictures(tmp_path, predicted):
   ]
   assert code == 0 and errors == [
     f"note: {root}: 2 pictures; passed over 2 broken links,"
-    " 2 special files, 1 .heic, 1 link to a folder visited already"
+    " 2 special files, 1 .heic, 1 repeated folder"
   ]
   code, lines, errors = predicted(root / "pipe.png", "/dev/zero", root / "broken.png")
   assert code == 1 and not lines and len(errors) == 3
@@ -324,7 +324,7 @@ def test_nothing_found_is_an_error(tmp_path, predicted, monkeypatch):
   assert errors == [
     f"error: {tmp_path}/empty: no picture in this folder or below it; it is empty",
     f"error: {tmp_path}/notes: no picture in this folder or below it; passed over"
-    " 2 .txt, 1 .heic, 1 file without a suffix",
+    " 2 .txt, 1 .heic, 1 suffixless file",
   ]
   monkeypatch.setattr("sys.stdin", io.StringIO("\n \r\n"))
   assert predicted("-") == (2, [], ["error: -: standard input names no file"])

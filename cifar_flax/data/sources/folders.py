@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cifar_flax.data import pictures, records
-from cifar_flax.data.pictures import shown
+from cifar_flax.data.pictures import counted, shown
 from cifar_flax.data.sources import preparing
 from cifar_flax.errors import UserError
 
@@ -66,7 +66,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
       raise UserError(self._refusal())
     if not self._unread:
       for note, number in self._notes.items():
-        print(f"note: {number:,} of the pictures: {note}", file=sys.stderr)
+        print(f"note: {counted(number)}: {note}", file=sys.stderr)
 
   def _read(self, split: str) -> Iterator[tuple[str, str, Any]]:
     """Yields class, id and pixels of each picture, and collects those it refuses."""
@@ -175,10 +175,10 @@ def _find_splits(root: pathlib.Path) -> dict[str, "_Scan"]:
       found[split] = _scan(path)
   if "train" not in found:
     return {}
-  train, *others = found["train"], *(found[name] for name in found if name != "train")
-  is_paired = any(other.classes for other in others)
+  train = found["train"]
+  is_paired = any(found[split].classes for split in found if split != "train")
   if train.classes and (is_paired or (len(train.classes) > 1 and not train.strays)):
-    return found
+    return {split: found[split] for split in _SPLITS if split in found}
   return {}
 
 
@@ -201,9 +201,9 @@ def _of_splits(root: pathlib.Path, scans: dict[str, "_Scan"]) -> Content:
   notes = [f"{s.folder.name}/{note}" for s in scans.values() for note in s.notes]
   beside = _scan(root, skip=[scan.folder for scan in scans.values()])
   for name, files in beside.classes.items():
-    notes.append(f"{name}/ is no split; {len(files):,} pictures in it are not used")
+    notes.append(f"{name}/ is no split and is not used: {counted(len(files))}")
   if beside.strays:
-    notes.append(f"{beside.strays:,} pictures beside the splits are not used")
+    notes.append(f"beside the splits and not used: {counted(beside.strays)}")
   splits = {split: scan.classes for split, scan in scans.items() if scan.classes}
   train = splits["train"]
   for split, classes in splits.items():
@@ -278,15 +278,17 @@ def _scan(folder: pathlib.Path, skip: Sequence[pathlib.Path] = ()) -> _Scan:
       )
       continue
     if passed_over:
-      notes.append(f"{shown(inner.name)}: {len(found.files):,} pictures; {passed_over}")
+      notes.append(f"{shown(inner.name)}: {counted(len(found.files))}; {passed_over}")
     files = classes.setdefault(_normal(inner.name), {})
     for path in found.files:
-      key = shown(path.relative_to(folder).as_posix().replace("\\", "\\\\"))
-      # Names that differ in their form only keep it.
-      files[key if _normal(key) in files else _normal(key)] = path
+      name = path.relative_to(folder).as_posix().replace("\\", "\\\\")
+      key = _normal(shown(name))
+      while key in files:  # names that differ in their form only
+        key += "+"
+      files[key] = path
   strays = sum(pictures.is_picture(path) for path in folder.iterdir())
   if strays:
-    notes.append(f"{strays:,} pictures beside the folders belong to no class")
+    notes.append(f"beside the folders and in no class: {counted(strays)}")
   return _Scan(folder, dict(sorted(classes.items())), strays, notes)
 
 
@@ -316,8 +318,8 @@ def _summary(splits: dict[str, _Classes]) -> Iterator[str]:
   for split, classes in splits.items():
     numbers = [f"{shown(name)} {len(files):,}" for name, files in classes.items()]
     yield (
-      f"{split}: {_count(classes):,} pictures in {len(classes):,} classes:"
-      f" {_some(numbers)}"
+      f"{split}: {counted(_count(classes))} in"
+      f" {counted(len(classes), 'class', 'classes')}: {_some(numbers)}"
     )
 
 
