@@ -107,8 +107,8 @@ def cost(
   """Draws accuracy against a cost, on a logarithmic axis.
 
   Error bars are standard deviations (n - 1) over the seeds; the grey line is the Pareto
-  front. A name has one color, and a group one marker. An entry that several groups have
-  in common is drawn once. Entries whose cost is unknown are named below the axes.
+  front. A name has one colour, and a group one marker. An entry that several groups
+  share is drawn once. Entries whose cost is unknown are named below the axes.
 
   Args:
     entries: what to draw.
