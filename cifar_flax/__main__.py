@@ -5,6 +5,7 @@ import importlib
 from cifar_flax import command_line
 from cifar_flax.config import nearest
 from cifar_flax.errors import UserError
+from cifar_flax.run import streams
 
 # The module that runs each command, the arguments that stand for it, what it does.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -19,6 +20,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
   "study": ("tools.study", (), "compares the types of convolution, like with like"),
   "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
 }
+
+# Those that go on when their terminal goes away.
+TRAIN = ("train", "sweep", "study", "reproduce")
 
 
 def run(argv: list[str]) -> int:
@@ -36,6 +40,8 @@ def run(argv: list[str]) -> int:
   if name not in COMMANDS:
     raise UserError(f"{name}: no such command{nearest(name, COMMANDS)} (--help)")
   module, mode, _ = COMMANDS[name]
+  if name in TRAIN:
+    streams.outlive()
   return importlib.import_module(f"cifar_flax.{module}").main([*mode, *arguments])
 
 

@@ -14,7 +14,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
-from cifar_flax.run import signals
+from cifar_flax.run import signals, streams
 
 CHECKPOINTS = ("best", "last")
 EVERY_RUN = "--config.KEY=VALUE sets a key in every run; train --help lists them"
@@ -47,6 +47,10 @@ class Parser(argparse.ArgumentParser):
       hint = config_lib.nearest(unknown[0].partition("=")[0], known)
       raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
     return flags
+
+  def _print_message(self, message: str, file: Any = None) -> None:
+    """Prints the help; argparse itself would ignore that it cannot be printed."""
+    print(message, file=file or sys.stderr, end="")
 
   def error(self, message: str) -> NoReturn:
     """Raises UserError."""
@@ -131,10 +135,18 @@ def answer(run: Callable[[list[str]], int | None], argv: list[str] | None) -> in
   Returns:
     What `run` returns, or the code of the error, as `report_error` says.
   """
-  try:
-    return run(sys.argv[1:] if argv is None else argv) or 0
-  except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
-    return report_error(error)
+  with streams.guarded():
+    try:
+      try:
+        return run(sys.argv[1:] if argv is None else argv) or 0
+      finally:
+        sys.stdout.flush()  # what cannot be printed is an error of the command
+    except ERRORS as error:
+      return report_error(error)
+
+
+# What `report_error` takes.
+ERRORS = (UserError, Diverged, Stopped, OSError, KeyboardInterrupt)
 
 
 def report_error(error: BaseException) -> int:
@@ -142,7 +154,8 @@ def report_error(error: BaseException) -> int:
 
   Returns:
     The exit code: 1 for a file that cannot be written or a run that diverged, 2 for
-    wrong input, 128 + n after signal n: 130 after Ctrl-C, 143 after SIGTERM.
+    wrong input, 128 + n after signal n: 130 after Ctrl-C, 143 after SIGTERM. If nobody
+    reads the output, it is 141, as after SIGPIPE, and nothing is printed.
 
   Raises:
     OSError: it names no file, so it is not about one of the user's.
@@ -156,6 +169,8 @@ def report_error(error: BaseException) -> int:
     code = 128 + error.signal
     saved = "; everything is saved" if error.saved else ""
     line = f"stopped by {name}{saved}: rerun the same command to resume"
+  elif isinstance(error, BrokenPipeError) and error.filename == streams.STDOUT:
+    return 128 + signal.SIGPIPE
   elif isinstance(error, OSError):
     if error.filename is None:
       raise error

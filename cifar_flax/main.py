@@ -14,7 +14,7 @@ from cifar_flax import command_line, effects
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
-from cifar_flax.run import lock, processes, signals
+from cifar_flax.run import lock, processes, signals, streams
 
 MODES = ("train", "eval")
 
@@ -76,6 +76,8 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
     stop: where signals arrive.
   """
   config, workdir, flags = parse(argv)
+  if flags.mode == "train":
+    streams.outlive()
   if flags.distributed is not None:
     processes.parse(flags.distributed)
     processes.supervise()
@@ -99,25 +101,29 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs; returns the code of `command_line.report_error`, or 1 for a lost process."""
   start_time = time.monotonic()
-  logging.basicConfig(format="%(message)s", level=logging.WARNING)
   argv = sys.argv[1:] if argv is None else argv
-  try:
-    with signals.Watch() as stop:
-      run(argv, start_time, stop)
-    processes.wait_for_all()
-    return 0
-  except (UserError, Diverged, Stopped, OSError, KeyboardInterrupt) as error:
-    if isinstance(error, Diverged | Stopped):  # so it is in all processes
+  with streams.guarded():
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+      try:
+        with signals.Watch() as stop:
+          run(argv, start_time, stop)
+      finally:
+        sys.stdout.flush()  # what cannot be printed is an error of the command
       processes.wait_for_all()
-    code = command_line.report_error(error)
-  except RuntimeError as error:
-    if not processes.is_lost_process(error):
-      raise
-    print(processes.lost_process_message(str(error)), file=sys.stderr)
-    code = 1
-  if processes.is_distributed():
-    processes.exit_at_once(code)
-  return code
+      return 0
+    except command_line.ERRORS as error:
+      if isinstance(error, Diverged | Stopped):  # so it is in all processes
+        processes.wait_for_all()
+      code = command_line.report_error(error)
+    except RuntimeError as error:
+      if not processes.is_lost_process(error):
+        raise
+      print(processes.lost_process_message(str(error)), file=sys.stderr)
+      code = 1
+    if processes.is_distributed():
+      processes.exit_at_once(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -55,10 +55,7 @@ def supervise() -> None:
   parent = os.getpid()
   child = os.fork()
   if child:
-    code = _wait(child)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    exit_at_once(_wait(child))
   os.setpgid(0, 0)  # Ctrl-C then reaches the parent alone, which forwards it once
   if sys.platform == "linux":
     # PR_SET_PDEATHSIG: if the parent is killed, the child saves and ends as well.
@@ -185,6 +182,7 @@ def max_over_processes(value: int) -> int:
 
 def exit_at_once(code: int) -> None:
   """Exits without Python's cleanup, in which JAX waits minutes for dead processes."""
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
   os._exit(code)

@@ -23,7 +23,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Stopped, UserError
-from cifar_flax.run import directory, signals
+from cifar_flax.run import directory, signals, streams
 
 MAIN = (sys.executable, "-m", "cifar_flax.main")  # how a user trains the same run
 USER_ERROR = 2  # exit code of a command that was given wrong input
@@ -295,6 +295,7 @@ def train_all(
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
   code, workers = 0, Workers()
   with (
+    streams.guarded(lasts=True),
     _Signals() as asked,
     contextlib.closing(workers),
     _Pool(at_once, start or workers, asked) as pool,

@@ -15,7 +15,7 @@ import signal
 import sys
 
 from cifar_flax import main as main_lib
-from cifar_flax.run import signals
+from cifar_flax.run import signals, streams
 
 
 def serve(orders, answers) -> None:
@@ -52,4 +52,5 @@ if __name__ == "__main__":
   if sys.platform == "linux":
     # PR_SET_PDEATHSIG: if the parent is killed, the run saves and ends as well.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-  serve(iter(sys.stdin.readline, ""), os.fdopen(int(sys.argv[1]), "w"))
+  with streams.guarded(lasts=True):
+    serve(iter(sys.stdin.readline, ""), os.fdopen(int(sys.argv[1]), "w"))

@@ -1,8 +1,9 @@
 """Observers of a run: terminal, metrics.jsonl, TensorBoard, curves.png, summary."""
 
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
+from cifar_flax.run import streams
 from cifar_flax.run.observers.base import Observer, ObserverGroup, Progress, Run
 from cifar_flax.run.observers.files import (
   ConfigFile,
@@ -17,16 +18,18 @@ __all__ = ["ObserverGroup", "Observer", "Progress", "Run", "create"]
 
 
 def create(
-  stream: TextIO = sys.stderr, start_time: float | None = None
+  stream: TextIO | None = None, start_time: float | None = None
 ) -> list[Observer]:
   """Creates all observers of a run.
 
   Args:
-    stream: receives a progress bar if it is a terminal, else plain lines.
+    stream: receives a progress bar if it is a terminal, else plain lines; standard
+      error by default. If it cannot be written to, the run goes on without it.
     start_time: when the program started, by `time.monotonic`; if given, the time until
       the first step is printed.
   """
-  lines = ProgressBar if stream.isatty() else PlainLines
+  text: Any = streams.lasting(sys.stderr if stream is None else stream)
+  lines = ProgressBar if text.isatty() else PlainLines
   files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
-  start = [] if start_time is None else [FirstStep(stream, start_time)]
-  return [*files, *start, lines(stream)]
+  start = [] if start_time is None else [FirstStep(text, start_time)]
+  return [*files, *start, lines(text)]
