@@ -2,6 +2,7 @@
 
 import textwrap
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def render(
   below = 0.1 + 0.2 * len(note.splitlines())
   size = (max(2 * inches[0] + margin + 0.4, 5.0), inches[1] + 0.6 + below)
   figure = Figure(figsize=size, dpi=100)
-  style = {"fontsize": 9, "color": figures.TEXT}
+  style: dict[str, Any] = {"fontsize": 9, "color": figures.TEXT}
   figure.text(0.1 / size[0], 0.1 / size[1], note, parse_math=False, **style)
   left, top = margin / size[0], below / size[1]
   share = inches / (figure.get_figwidth(), figure.get_figheight())

@@ -7,7 +7,7 @@ float32 [n, classes], for any n, on CPU, GPU and TPU. Calling it needs only JAX 
 flatbuffers:
 `jax.export.deserialize(bytearray(open("net6b.jax", "rb").read())).call(images)`.
 onnx: the same function for ONNX Runtime and others; the export needs
-`pip install -e '.[onnx]'`.
+`pip install -e '.[onnx]' -c constraints/py311.txt` (the file of your Python).
 npz: every parameter and statistic under its path, such as `params/stem/kernel`.
 Without --format, the suffix of the file decides: .onnx, .npz, and stablehlo otherwise.
 """
@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import io
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -75,10 +76,10 @@ def onnx(trained: "Trained") -> bytes:
   try:
     import jax2onnx
   except ImportError:
+    version = "{}{}".format(*sys.version_info)
     raise UserError(
       "--format=onnx: needs jax2onnx: pip install -e '.[onnx]'"
-      " -c constraints/pyXXX.txt, with XXX the version of Python, such as 311; jax2onnx"
-      " needs orbax-checkpoint < 0.11.37, which pip may have to replace"
+      f" -c constraints/py{version}.txt"
     ) from None
   from cifar_flax.data.records import IMAGE_SHAPE
 
