@@ -2,9 +2,11 @@
 
 A file is a header line with a SHA-256, followed by the msgpack bytes of
 `flax.serialization`: arrays, numbers and text, so that reading executes no code.
-`checkpoints/` holds the newest few `step_<updates>.ckpt`, and `best.ckpt`.
+`checkpoints/` holds the newest few `step_<updates>.ckpt`, and `best.ckpt`. Damaged ones
+are renamed to `*.damaged` when the next one is saved.
 """
 
+import contextlib
 import hashlib
 import logging
 import pathlib
@@ -14,6 +16,8 @@ from cifar_flax.errors import UserError
 from cifar_flax.run.files import write_atomically
 
 MAGIC = b"cifar_flax checkpoint 1 sha256 "
+BEST = "best.ckpt"
+MAX_DAMAGED = 3  # damaged files that are kept
 
 
 class Damaged(Exception):
@@ -55,23 +59,84 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
+# What is known to be intact: the time of its last change, its size and its inode.
+_verified: dict[pathlib.Path, tuple[int, int, int]] = {}
+
+
+def is_intact(path: pathlib.Path) -> bool:
+  """Returns whether a checkpoint can be read; reads it only if it has changed."""
+  try:
+    version = _version(path)
+    if _verified.get(path) != version:
+      read(path)
+      _verified[path] = version
+  except (Damaged, OSError):
+    return False
+  return True
+
+
+def _version(path: pathlib.Path) -> tuple[int, int, int]:
+  status = path.stat()
+  return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def saved(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the paths of the numbered checkpoints in `folder`, newest first."""
   return sorted(folder.glob("step_*.ckpt"), reverse=True)
 
 
 def save(folder: pathlib.Path, step: int, data: bytes, keep: int) -> None:
-  """Writes the checkpoint of `step`, then deletes all but the newest `keep`."""
+  """Writes the checkpoint of `step`, then deletes all but `keep` intact ones.
+
+  These are the new one and the newest of the others. Damaged ones are set aside.
+  """
   folder.mkdir(parents=True, exist_ok=True)
-  write_atomically(folder / f"step_{step:09d}.ckpt", data)
-  for old in saved(folder)[keep:]:
-    old.unlink()
+  new, kept = folder / f"step_{step:09d}.ckpt", 1
+  _write(new, data)
+  for other in saved(folder):
+    if other == new:
+      continue
+    if kept >= keep and other < new and other.is_file():
+      other.unlink(missing_ok=True)
+    elif not is_intact(other):
+      set_aside(other)
+    elif kept >= keep:
+      other.unlink(missing_ok=True)
+    else:
+      kept += 1
 
 
 def save_best(folder: pathlib.Path, data: bytes) -> None:
   """Writes `best.ckpt`, replacing the previous one."""
   folder.mkdir(parents=True, exist_ok=True)
-  write_atomically(folder / "best.ckpt", data)
+  _write(folder / BEST, data)
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+  if path.is_dir():  # a file cannot replace it
+    set_aside(path)
+  write_atomically(path, data)
+  _verified[path] = _version(path)
+
+
+def set_aside(path: pathlib.Path) -> None:
+  """Renames a damaged checkpoint to `*.damaged`; deletes all but the newest of these.
+
+  What cannot be renamed or deleted stays where it is.
+  """
+  names = (f"{path.name}{n}.damaged" for n in ("", *(f".{i}" for i in range(2, 1000))))
+  aside = next(new for name in names if not (new := path.with_name(name)).exists())
+  try:
+    path.rename(aside)
+  except OSError as error:
+    logging.warning("%s: is damaged and cannot be renamed (%s)", path, error.strerror)
+    return
+  logging.warning("%s: is damaged; renamed to %s", path, aside.name)
+  with contextlib.suppress(OSError):
+    damaged = [file for file in path.parent.glob("*.damaged") if file.is_file()]
+    damaged.sort(key=lambda file: file.stat().st_ctime_ns, reverse=True)
+    for old in damaged[MAX_DAMAGED:]:
+      old.unlink()
 
 
 def restore_newest(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -106,6 +171,6 @@ def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
       raise UserError(f"{folder}: no checkpoint here; train first, or check --workdir")
     return content
   try:
-    return read(folder / "best.ckpt")
+    return read(folder / BEST)
   except Damaged as error:
     raise UserError(f"{error}; try --checkpoint=last") from None

@@ -1,5 +1,6 @@
 """Decides when to save checkpoints: after epochs, within them, and on a signal."""
 
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ class Saver:
     self._stop, self._writes = stop, writes
     self._last_save = -config.checkpoint.min_seconds
     self._last_step: int | None = None
+    # The epochs before this one do not count for `best.ckpt`; None until it is known.
+    self._first_counted: int | None = None
 
   def after_call(self, step: int) -> None:
     """Saves after a dispatch, as `checkpoint.every_steps` requires or on a signal.
@@ -62,16 +65,36 @@ class Saver:
       step: number of updates made.
     """
     *before, row = history
-    improved = _accuracy(row) > max(map(_accuracy, before), default=-1.0)
+    if not self._writes:
+      return
+    if self._first_counted is None:
+      self._first_counted = self._epochs_without_best(before)
+    best = max(map(_accuracy, before[self._first_counted :]), default=-1.0)
+    improved = _accuracy(row) > best
     due = time.monotonic() - self._last_save >= self._config.checkpoint.min_seconds
     due = due or row["epoch"] == self._config.num_epochs
-    if not self._writes or not (improved or due):
+    if not (improved or due):
       return
     data = self._snapshot()
     if improved:
       checkpoints.save_best(self._folder, data)
     if due:
       self._save(step, data)
+
+  def _epochs_without_best(self, history: Sequence[dict[str, Any]]) -> int:
+    """Returns the number of epochs whose best checkpoint is lost, so 0 if it is intact.
+
+    A damaged one is set aside, and the best of the following epochs replaces it.
+    """
+    best = self._folder / checkpoints.BEST
+    if checkpoints.is_intact(best) or max(map(_accuracy, history), default=-1.0) < 0:
+      return 0
+    if best.exists():
+      checkpoints.set_aside(best)
+    logging.warning(
+      "%s: is lost; the best of the epochs after %d will replace it", best, len(history)
+    )
+    return len(history)
 
   def _save(self, step: int, data: bytes | None = None) -> None:
     if self._writes:

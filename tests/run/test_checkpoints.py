@@ -73,3 +73,76 @@ def test_a_damaged_checkpoint_is_skipped_and_none_intact_is_an_error(tmp_path, c
   before.write_bytes(b"")
   with pytest.raises(UserError, match="all 2 checkpoints are damaged"):
     checkpoints.restore_newest(tmp_path)
+
+
+def damage(path, how):
+  path.unlink(missing_ok=True)
+  if how == "directory":
+    (path / "inside").mkdir(parents=True)
+  else:
+    path.write_bytes({"empty": b"", "text": b"no checkpoint"}.get(how, how))
+
+
+HARM = ["empty", "text", "directory", checkpoints.encode(content(9))[:-1]]
+
+
+@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_a_new_checkpoint_is_never_pruned_for_damaged_ones(tmp_path, how, keep):
+  for step in (500, 600):
+    save(tmp_path, step, keep=3)
+  for step in (650, 900, 1000):  # older and newer than the next one
+    damage(tmp_path / f"step_{step:09d}.ckpt", how)
+  assert checkpoints.restore_newest(tmp_path) == content(600)
+  save(tmp_path, 700, keep)
+  kept = [int(path.stem[5:]) for path in checkpoints.saved(tmp_path)]
+  assert kept == [700, 600, 500][:keep]
+  assert checkpoints.restore_newest(tmp_path) == content(700)
+  aside = sorted(path.name for path in tmp_path.glob("*.damaged"))
+  assert {f"step_{step:09d}.ckpt.damaged" for step in (900, 1000)} <= set(aside)
+
+
+def test_an_intact_checkpoint_of_a_later_step_does_not_replace_the_new_one(tmp_path):
+  for step in (900, 700):
+    save(tmp_path, step, keep=1)
+  assert checkpoints.restore_newest(tmp_path) == content(700)
+
+
+def test_a_checkpoint_damaged_after_it_was_verified_does_not_count(tmp_path):
+  for step in (1, 2, 3):
+    save(tmp_path, step)
+  damage(tmp_path / "step_000000003.ckpt", "text")
+  save(tmp_path, 4)
+  kept = [path.name for path in checkpoints.saved(tmp_path)]
+  assert kept == ["step_000000004.ckpt", "step_000000002.ckpt"]
+
+
+def test_few_damaged_files_are_kept(tmp_path):
+  for step in range(10):
+    path = tmp_path / f"step_{step:09d}.ckpt"
+    damage(path, "text")
+    checkpoints.set_aside(path)
+    damage(path, "empty")
+    checkpoints.set_aside(path)
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert len(names) == checkpoints.MAX_DAMAGED
+  assert names[-2:] == ["step_000000009.ckpt.2.damaged", "step_000000009.ckpt.damaged"]
+
+
+def test_what_cannot_be_renamed_does_not_end_a_run(tmp_path, monkeypatch, caplog):
+  damage(tmp_path / "step_000000009.ckpt", "text")
+
+  def refuse(self, target):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(type(tmp_path), "rename", refuse)
+  save(tmp_path, 5, keep=1)
+  assert checkpoints.restore_newest(tmp_path) == content(5)
+  assert "cannot be renamed (Permission denied)" in caplog.text
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_a_damaged_file_in_the_place_of_the_best_checkpoint_is_replaced(tmp_path, how):
+  damage(tmp_path / checkpoints.BEST, how)
+  checkpoints.save_best(tmp_path, checkpoints.encode(content(3)))
+  assert checkpoints.restore(tmp_path, "best") == content(3)

@@ -54,6 +54,41 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_accuracy(
   assert run.steps() == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("harm", ["missing", "damaged", "directory"])
+def test_a_lost_best_checkpoint_is_replaced_by_the_best_epoch_after_it(
+  tmp_path, harm, caplog
+):
+  run = FakeRun(tmp_path)
+  for accuracy in (0.5, 0.9):
+    run.epoch(accuracy)
+  best = tmp_path / "best.ckpt"
+  best.unlink()
+  if harm == "damaged":
+    best.write_bytes(b"nothing")
+  elif harm == "directory":
+    best.mkdir()
+  resumed = FakeRun(tmp_path)
+  resumed.history = run.history
+  found = []
+  for accuracy in (None, 0.3, 0.2, 0.4):
+    resumed.epoch(accuracy)
+    found.append(resumed.best() if best.is_file() else None)
+  assert found == [None, 4, 4, 6]
+  assert (
+    f"{best}: is lost; the best of the epochs after 2 will replace it" in caplog.text
+  )
+  assert (tmp_path / "best.ckpt.damaged").exists() == (harm != "missing")
+
+
+def test_an_intact_best_checkpoint_is_kept_on_resume(tmp_path, caplog):
+  run = FakeRun(tmp_path)
+  run.epoch(0.5)
+  resumed = FakeRun(tmp_path)
+  resumed.history = run.history
+  resumed.epoch(0.4)
+  assert resumed.best() == 1 and not caplog.text
+
+
 def test_without_an_evaluation_there_is_no_best_checkpoint(tmp_path):
   FakeRun(tmp_path).epoch(None)
   assert [path.name for path in tmp_path.iterdir()] == ["step_000000010.ckpt"]
