@@ -6,6 +6,7 @@ directories to validate its command line, which should not wait for these import
 
 import dataclasses
 import json
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
-from cifar_flax.run import checkpoints, provenance
+from cifar_flax.run import checkpoints, files, provenance
 
 if TYPE_CHECKING:
   from cifar_flax.data import datasets
@@ -203,14 +204,82 @@ def another_version(error: Exception) -> UserError:
   )
 
 
+# Keys of `summary.json` that are read again, and of a row of `metrics.jsonl`.
+_SUMMARY_TYPES: dict[str, Any] = {
+  "parameters": int,
+  "num_epochs": int,
+  "final_eval_accuracy": float | int,
+  "max_train_accuracy": float | int,
+  "seconds": float | int,
+  "device": str,
+  "versions": dict,
+  "data": dict,
+}
+_ROW_TYPES: dict[str, Any] = {
+  "epoch": int,
+  "step": int,
+  "lr": float | int,
+  "train_loss": float | int,
+  "train_accuracy": float | int,
+  "eval_loss": float | int | None,
+  "eval_accuracy": float | int | None,
+  "images_per_second": float | int,
+  "seconds": float | int,
+}
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the content of `summary.json`, or None if there is none.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  file = workdir / "summary.json"
+  try:
+    content = files.read_json(file)
+  except FileNotFoundError:
+    return None
+  files.check_types(file, content, _SUMMARY_TYPES)
+  if "flip_eval_accuracy" in content:  # older ones lack it
+    files.check_types(file, content, {"flip_eval_accuracy": float | int | None})
+  return content
+
+
+def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of `metrics.jsonl`.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  file, rows = workdir / "metrics.jsonl", []
+  try:
+    for line in file.read_bytes().splitlines():
+      rows.append(json.loads(line))
+      if not isinstance(rows[-1], dict):
+        raise ValueError(f"line {len(rows)} does not hold an object")
+  except OSError as error:
+    raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{file}: damaged ({error})") from None
+  for number, row in enumerate(rows, 1):
+    files.check_types(file, row, _ROW_TYPES)
+    if row["epoch"] != number:
+      raise UserError(f"{file}: damaged (line {number} has epoch {row['epoch']})")
+  return rows
+
+
 def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
   """Returns the content of `summary.json` if it covers all of `config`, else None.
 
   It does if the run has finished `num_epochs` epochs and, with `eval_flip`, has been
-  evaluated with mirror images.
+  evaluated with mirror images. A damaged file is reported and counts as missing: the
+  run writes it again from its checkpoint.
   """
-  file = workdir / "summary.json"
-  content = json.loads(file.read_text()) if file.exists() else None
+  try:
+    content = read_summary(workdir)
+  except UserError as error:
+    logging.warning("%s; continuing without it", error)
+    return None
   if not content or content["num_epochs"] != config.num_epochs:
     return None
   if config.eval_flip and content.get("flip_eval_accuracy") is None:

@@ -1,9 +1,13 @@
-"""Atomic file writes, and OSErrors that name the file they are about."""
+"""Atomic file writes, and errors that name the file they are about."""
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
+
+from cifar_flax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -14,6 +18,34 @@ def name_in_errors(path: str | os.PathLike) -> Iterator[None]:
   except OSError as error:
     reason = error.strerror or str(error) or type(error).__name__
     raise OSError(error.errno, reason, os.fspath(path)) from error
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    UserError: it cannot be read, or holds something else.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, RecursionError) as error:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    raise UserError(f"{path}: damaged ({reason})") from None
+  if not isinstance(content, dict):
+    raise UserError(f"{path}: damaged (it does not hold an object)")
+  return content
+
+
+def check_types(path: pathlib.Path, content: Any, types: dict[str, Any]) -> None:
+  """Raises UserError, naming the file, if a key is missing or has another type."""
+  for key, kind in types.items():
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, kind):
+      words = repr(value) if key in content else "missing"
+      raise UserError(f"{path}: damaged ({key} is {words})")
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -68,8 +69,10 @@ def _beat(file: int, ended: threading.Event) -> None:
 
 def _acquire(path: pathlib.Path, flags: int) -> int:
   """Opens and locks the file; returns its descriptor."""
-  file = os.open(path, flags, 0o666)
+  file = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a named pipe would block
   try:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+      raise UserError(f"{path}: is not a file; remove it")
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -91,9 +94,10 @@ def _owner(file: int) -> dict[str, Any]:
   """Returns `pid` and `host` of the owner, or {} if the file does not name one."""
   try:
     owner = json.loads(os.pread(file, 4096, 0))
-  except ValueError:
+    known = isinstance(owner["pid"], int) and isinstance(owner["host"], str)
+  except (KeyError, RecursionError, TypeError, ValueError):
     return {}
-  return owner if isinstance(owner, dict) else {}
+  return owner if known else {}
 
 
 def _locked(

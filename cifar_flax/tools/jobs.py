@@ -7,6 +7,7 @@ so rerunning the same command resumes where it was stopped.
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import select
@@ -99,14 +100,18 @@ def _check_workdir(job: Job) -> None:
   file, rows = job.workdir / "config.json", job.workdir / "metrics.jsonl"
   if not file.exists():
     return
-  trained, free = config_lib.load(str(file)), directory.free_keys(job.config)
+  try:
+    trained, free = config_lib.load(str(file)), directory.free_keys(job.config)
+  except UserError as error:  # the run compares its checkpoint, and writes it again
+    logging.warning("%s; continuing without it", error)
+    return
   for key, (before, now) in effects.differences(trained, job.config).items():
     if key not in free:
       raise UserError(
         f"config.{key}={now!r}: {job.workdir} was trained with {before!r}; use that "
         "value or another --output"
       )
-  done = len(rows.read_text().splitlines()) if rows.exists() else 0
+  done = rows.read_bytes().count(b"\n") if rows.exists() else 0
   if done > job.config.num_epochs:
     raise UserError(
       f"config.num_epochs={job.config.num_epochs}: {job.workdir} has finished {done} "

@@ -76,9 +76,29 @@ def test_the_heart_beats(tmp_path, monkeypatch):
     assert time.time() - path.stat().st_mtime < 60
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"host": 3}', "\x00" * 5000])
+NONSENSE = [
+  b"",
+  b"{",
+  b"[1]",
+  b'{"host": 3}',
+  b'{"pid": 7, "host": ["a"]}',
+  b"\xff\x80",
+]
+NONSENSE += [b"\x00" * 5000, b"[" * 4096, b'{"a":' * 800]
+
+
+@pytest.mark.parametrize("content", NONSENSE)
 def test_a_lock_file_that_says_nonsense_is_no_owner(tmp_path, content):
-  (tmp_path / lock.FILE).write_text(content)
-  os.utime(tmp_path / lock.FILE, (0, 0))
-  with lock.hold(tmp_path):
-    pass
+  for age in (0, 65):
+    (tmp_path / lock.FILE).write_bytes(content)
+    os.utime(tmp_path / lock.FILE, (time.time() - age,) * 2)
+    lock.check(tmp_path)
+    with lock.hold(tmp_path):
+      pass
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_something_else_in_the_place_of_the_lock_file_is_named(tmp_path, make):
+  make(tmp_path / lock.FILE)
+  with pytest.raises(UserError, match=f"{tmp_path}/lock: is not a file; remove it"):
+    lock.check(tmp_path)

@@ -110,6 +110,20 @@ def test_finished_runs_are_skipped_and_different_runs_not_overwritten(tmp_path):
     plan(*flags, "--config.batch_size=64")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"sed": 8}'])
+def test_a_run_whose_files_are_damaged_is_trained_again(tmp_path, content, capsys):
+  """What is damaged is written again by the run, from its checkpoint."""
+  _, planned, _ = plan("--seeds=2", f"--output={tmp_path}")
+  assert jobs.train_all(planned, start=FakeMain()) == 0
+  for name in ("summary.json", "config.json", "metrics.jsonl"):
+    (tmp_path / "seed1" / name).write_bytes(content)
+  _, planned, _ = plan("--seeds=2", f"--output={tmp_path}")
+  again = FakeMain()
+  assert jobs.train_all(planned, start=again) == 0
+  assert [name.split("/")[1] for name in again.workdirs] == ["seed1"]
+  assert jobs.finished_summary(planned[1])
+
+
 def test_a_failed_run_does_not_stop_the_others(tmp_path, capsys):
   _, planned, _ = plan("--seeds=3", f"--output={tmp_path}")
   run = FakeMain({f"{tmp_path.name}/seed0": 2})

@@ -92,6 +92,8 @@ class TensorBoard(Observer):
   def start(self, run: Run) -> None:
     """Writes the config, the layout of the charts and the earlier epochs."""
     self._workdir, self._samples = run.workdir, run.samples
+    for old in run.workdir.glob("events.out.tfevents.*"):
+      old.unlink()
     with name_in_errors(run.workdir):
       self._start(run)
 
@@ -103,8 +105,6 @@ class TensorBoard(Observer):
       config = config_lib.flatten(run.config)
       experiment, begin, self._end = summary.hparams(config, dict.fromkeys(self.TAGS))
     self._event, self._tensorboard = event_pb2.Event, summary
-    for old in run.workdir.glob("events.out.tfevents.*"):
-      old.unlink()
     self._writer = event_file_writer.EventsWriter(str(run.workdir / "events"))
     wall_time = time.time() - sum(row["seconds"] for row in run.history)
     # A TensorBoard that is already open discards all events before this one.
