@@ -149,8 +149,6 @@ def _decode_once(file: IO[bytes]) -> tuple[Image.Image, str]:
     note = "has several frames or pages; the first one is used"
   if image.format == "PNG":
     _check_png(file)
-  if image.format == "TIFF":
-    _ignore_tags(image)
   image.load()
   try:
     turn = _TRANSPOSITIONS.get(image.getexif().get(_ORIENTATION, 1))
@@ -168,22 +166,6 @@ def _has_frames(image: Any) -> bool:
     return bool(getattr(image, "is_animated", False))
   except Exception:  # the second frame is damaged, and is not needed
     return True
-
-
-def _ignore_tags(image: Any) -> None:
-  """Makes loading a TIFF survive what its tags refer to, such as a corrupt EXIF block.
-
-  Pillow reads those tags, and turns the picture upright, after decoding the pixels.
-  """
-  finish = image.load_end
-
-  def load_end() -> None:
-    try:
-      finish()
-    except Exception:
-      image._close_exclusive_fp_after_loading = False
-
-  image.load_end = load_end
 
 
 def _without_metadata(file: IO[bytes]) -> Iterator[IO[bytes]]:

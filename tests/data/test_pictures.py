@@ -255,16 +255,25 @@ def test_grey_without_a_white_of_its_own(tmp_path):
   assert pictures.read(path).max() > 200
 
 
-def test_photoshops_cmyk_is_inverted(tmp_path):
-  """Pillow writes CMYK as Photoshop does: inverted, with Adobe's segment."""
-  jpeg = encoded(".jpg", Image.new("CMYK", (32, 32), (0, 255, 255, 0)), quality=98)
-  assert b"Adobe" in jpeg
-  # With trouble in another segment, Adobe's is still obeyed.
-  for data in (jpeg, after_start(jpeg, 0xE0, b"JFIF")):
-    write(tmp_path, {"red.jpg": data})
-    np.testing.assert_allclose(
-      pictures.read(tmp_path / "red.jpg")[9, 9], (255, 0, 0), atol=4
-    )
+def test_adobes_segment_says_which_colours_a_jpeg_has(tmp_path):
+  """Pillow writes CMYK as Photoshop does, inverted, and RGB with that segment."""
+  cmyk = encoded(".jpg", Image.new("CMYK", (32, 32), (0, 255, 255, 0)), quality=98)
+  rgb = encoded(".jpg", Image.new("RGB", (32, 32), "red"), quality=98, keep_rgb=True)
+  for jpeg in (cmyk, rgb):
+    assert b"Adobe" in jpeg
+    # With trouble in another segment, Adobe's is still obeyed.
+    for data in (jpeg, after_start(jpeg, 0xE0, b"JFIF")):
+      write(tmp_path, {"red.jpg": data})
+      found = pictures.read(tmp_path / "red.jpg")
+      np.testing.assert_allclose(found[9, 9], (255, 0, 0), atol=4)
+  ycck = bytearray(cmyk)
+  ycck[cmyk.index(b"Adobe") + 11] = 2
+  read = []
+  for data in (bytes(ycck), after_start(bytes(ycck), 0xE0, b"JFIF"), cmyk):
+    write(tmp_path, {"ycck.jpg": data})
+    read.append(pictures.read(tmp_path / "ycck.jpg"))
+  np.testing.assert_array_equal(read[0], read[1])
+  assert not np.array_equal(read[0], read[2])
 
 
 def test_transparency_becomes_white_in_every_mode(tmp_path):

@@ -135,7 +135,7 @@ def test_grad_cam_by_hand(run, folder):
 
 def test_a_map_without_a_region_is_drawn_in_grey(run, monkeypatch):
   heat = np.ones((1, 8, 8), np.float32)
-  pictures_ = [(pathlib.Path("a $x_1$ <b>.png"), DATASET.eval.images[0])]
+  pictures_ = [(pathlib.Path("a $x_{1$ <b>.png"), DATASET.eval.images[0])]
   trained, colored = Trained(run[0]), []
   for low in (0.0, 0.3, 0.6, 1.0):
     heat[0, 0, 0] = low

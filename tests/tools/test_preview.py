@@ -103,8 +103,8 @@ def test_a_thousand_classes_have_a_largest_size_and_it_is_said(
 ):
   labels = np.int32(np.arange(3000) % 999)
   split = datasets.Split(np.zeros((3000, 32, 32, 3), np.uint8), labels)
-  names = tuple(f"$x_{i}$ | <b>\tend" for i in range(1000))
-  info = datasets.Info("folder_$1$", "1", 0, "print", names)
+  names = tuple(f"$x_{{{i}$ | <b>\tend" for i in range(1000))
+  info = datasets.Info("folder_$x_{$", "1", 0, "print", names)
   large = datasets.Dataset(split, split, info)
   monkeypatch.setattr(datasets, "load", lambda config: large)
   path, config = tmp_path / "grid.png", str(ROOT / "configs" / "net6b.py")
@@ -113,7 +113,7 @@ def test_a_thousand_classes_have_a_largest_size_and_it_is_said(
     assert max(picture.size) < 6000
   assert capsys.readouterr().err == (
     "note: the first 50 of 999 classes are shown; 40 instead of 900 images of each"
-    " class are shown; 1 class has no image in this split: $x_999$ | <b>\\tend\n"
+    " class are shown; 1 class has no image in this split: $x_{999$ | <b>\\tend\n"
   )
   side = samples.side_by_side(config_lib.Config(), large)
   assert side.shape == (50 * 32, 2 * 8 * 32 + 8, 3)
