@@ -43,8 +43,9 @@ class Parser(argparse.ArgumentParser):
     """Parses the arguments; names the nearest flag if one does not exist."""
     flags, unknown = self.parse_known_args(args, namespace)
     if unknown:
-      known = list(self._option_string_actions)
-      hint = config_lib.nearest(unknown[0].partition("=")[0], known)
+      known = [name for name in self._option_string_actions if name.startswith("--")]
+      takes_keys = any(name.startswith("--config") for name in known)
+      hint = config_lib.nearest_flag(unknown[0], known, takes_keys=takes_keys)
       raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
     return flags
 
@@ -75,7 +76,9 @@ def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     if not equals:
       value = next(arguments, "--")
     if not equals and value.startswith("--"):
-      raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE")
+      known = config_lib.fields()
+      hint = "" if name in known else config_lib.nearest(name, known)
+      raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE{hint}")
     overrides[name] = value
   return overrides, others
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from cifar_flax import __main__
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
@@ -223,6 +224,22 @@ def test_a_program_can_set_a_config_but_not_mistype_it():
     ("optimiser.name", "optimizer.name"),
     ("data.datadir", "data.data_dir"),
     ("batchsize", "batch_size"),
+    ("lr", "schedule.learning_rate"),
+    ("LR", "schedule.learning_rate"),
+    ("optimizer.lr", "schedule.learning_rate"),
+    ("optimizer.learning_rate", "schedule.learning_rate"),
+    ("learning-rate", "schedule.learning_rate"),
+    ("epochs", "num_epochs"),
+    ("momentum", "optimizer.momentum"),
+    ("dropout", "model.dropout_rate"),
+    ("model.dropout", "model.dropout_rate"),
+    ("wd", "optimizer.weight_decay"),
+    ("weight-decay", "optimizer.weight_decay"),
+    ("warmup", "schedule.warmup_epochs"),
+    ("batch", "batch_size"),
+    ("eps", "optimizer.epsilon"),
+    ("dataset", "data.dataset"),
+    ("scheduler", "schedule.name"),
   ],
 )
 def test_the_nearest_key(name, best):
@@ -231,6 +248,103 @@ def test_the_nearest_key(name, best):
 
 def test_nothing_near_is_no_hint():
   assert config_lib.nearest("xyzzy", config_lib.fields()) == ""
+
+
+def test_every_synonym_is_of_a_key_and_none_is_listed_twice():
+  words = [word for words in config_lib.SYNONYMS for word in words.split()]
+  assert len(set(words)) == len(words)
+  assert not set(words) & set(config_lib.fields())
+  for words, key in config_lib.SYNONYMS.items():
+    for word in words.split():
+      hint = config_lib.nearest(word, config_lib.fields())
+      assert hint == f"; did you mean {key!r}?", word
+
+
+@pytest.mark.parametrize("command", ["train", "preview", "summary"])
+@pytest.mark.parametrize(
+  ("argument", "best"),
+  [
+    ("--lr=0.1", "--config.schedule.learning_rate=0.1"),
+    ("-lr", "--config.schedule.learning_rate=VALUE"),
+    ("--learning-rate=0.1", "--config.schedule.learning_rate=0.1"),
+    ("--seed=1", "--config.seed=1"),
+    ("--epochs=3", "--config.num_epochs=3"),
+    ("--num-epochs=3", "--config.num_epochs=3"),
+    ("--num_epoch=3", "--config.num_epochs=3"),
+    ("--batch-size=8", "--config.batch_size=8"),
+    ("--batch_size=8", "--config.batch_size=8"),
+    ("--Batch_Size=8", "--config.batch_size=8"),
+    ("--name=x", "--config.name=x"),
+    ("--data=/data", "--config.data.data_dir=/data"),
+    ("--dataset=svhn", "--config.data.dataset=svhn"),
+    ("--data.dataset=svhn", "--config.data.dataset=svhn"),
+    ("--dropout", "--config.model.dropout_rate=VALUE"),
+    ("--cfg=x.py", "--config"),
+    ("--confg=x.py", "--config"),
+    ("configs/net6b", "--config=configs/net6b.py"),
+    ("net6b.py", "--config=configs/net6b.py"),
+  ],
+)
+def test_the_usual_flags_lead_to_the_key(command, argument, best, capsys):
+  assert __main__.main([command, argument]) == 2
+  error = capsys.readouterr().err
+  assert f"{argument}: no such flag; did you mean {best!r}? (--help" in error
+
+
+@pytest.mark.parametrize(
+  ("line", "hint"),
+  [
+    ("train --output=x", "did you mean '--workdir'?"),
+    ("train --output_dir=x", "did you mean '--workdir'?"),
+    ("preview --out=x", "did you mean '--output'?"),
+    ("report --out=x", "did you mean '--output'?"),
+    ("sweep --seed=1", "did you mean '--seeds'?"),
+    ("sweep --at-once=1", "did you mean '--at_once'?"),
+    ("export --ckpt=best", "did you mean '--checkpoint'?"),
+    ("train --gpus=2", "all devices are used; CUDA_VISIBLE_DEVICES"),
+    ("train --resume", "rerun the same command to resume a run"),
+    ("predict --lr=1", "no such flag (--help lists all)"),
+    ("train --xyzzy=1", "no such flag (--help lists all)"),
+    ("train --config.lr", "--config.lr=VALUE; did you mean 'schedule.learning_rate'?"),
+    ("train --config.seed", "--config.seed=VALUE\n"),
+    (
+      "train --config=configs/net6b.py --config.lr=1",
+      "config.lr='1': no such key; did you mean 'schedule.learning_rate'?",
+    ),
+    ("train --config=net6b", "no such file; did you mean 'configs/net6b.py'?"),
+    ("train --config configs/net6b", "no such file; did you mean 'configs/net6b.py'?"),
+    ("train --config=config/net6b.py", "did you mean 'configs/net6b.py'?"),
+    ("train --config=configs/netb6.py", "did you mean 'configs/net6b.py'?"),
+    ("train --config=xyzzy", "no such file\n"),
+  ],
+)
+def test_other_hints_of_the_command_line(line, hint, capsys):
+  assert __main__.main(line.split()) == 2
+  assert hint in capsys.readouterr().err
+
+
+def test_a_run_directory_in_the_place_of_a_config_is_recognised(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(UserError, match=r"is a folder; name a file such as .*\.json"):
+    config_lib.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("below", [1 - 2.0**-26, 0.99999999])
+def test_a_number_that_float32_rounds_to_its_limit_is_refused(below):
+  limited = [k for k, f in config_lib.fields().items() if f.metadata["below"] == 1]
+  assert {"model.dropout_rate", "ema_decay", "optimizer.b2"} <= set(limited)
+  for name in limited:
+    with pytest.raises(UserError, match=f"config.{name}=.* and < 1.0"):
+      config_lib.override(Config(), {name: str(below)})
+    config_lib.override(Config(), {name: str(1 - 2.0**-24)})
+
+
+@pytest.mark.parametrize("name", ["optimizer.epsilon", "model.batch_norm_epsilon"])
+@pytest.mark.parametrize("text", ["0", "1e-46", "1e-40"])
+def test_an_epsilon_that_cannot_prevent_a_division_by_zero_is_refused(name, text):
+  with pytest.raises(UserError, match=f"config.{name}=.*must be a number >= 1e-12"):
+    config_lib.override(Config(), {name: text})
+  config_lib.override(Config(), {name: "1e-12"})
 
 
 def test_help_names_every_key_with_its_default_and_limits():

@@ -42,10 +42,10 @@ def dropout(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dropout(x, example_keys, rate, layer):
-  # float32 for every dtype of x: 1 / 0.95 rounded to bfloat16 is off by 0.3 %.
-  scale = jnp.where(
-    _keep(x.shape, example_keys, rate, layer), np.float32(1 / (1 - rate)), 0
-  )
+  # float32 for every dtype of x: 1 / 0.95 rounded to bfloat16 is off by 0.3 %. A rate
+  # so near to 1 that every hash would be dropped has the scale of the one that is kept.
+  factor = np.float32(1 / max(1 - rate, 2**-32))
+  scale = jnp.where(_keep(x.shape, example_keys, rate, layer), factor, 0)
   if x.dtype == jnp.bfloat16:
     return (x.astype(jnp.float32) * scale).astype(x.dtype)
   return x * scale.astype(x.dtype)
@@ -60,7 +60,12 @@ def _keep(shape, example_keys, rate, layer):
     index = jax.lax.broadcasted_iota(jnp.uint32, position.shape, axis)
     position += index * np.uint32(stride)
     stride *= shape[axis]
-  return hashing.mix(keys[0] + position, keys[1]) >= np.uint32(round(rate * 2**32))
+  return hashing.mix(keys[0] + position, keys[1]) >= _threshold(rate)
+
+
+def _threshold(rate):
+  """Returns the number of the 2**32 hashes that are dropped; at least one is kept."""
+  return np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def _keys(example_keys, layer):

@@ -48,6 +48,15 @@ def test_refuses_other_rates(rate):
     ops.dropout(jnp.ones((2, 3)), rate, noise(2), 0)
 
 
+@pytest.mark.parametrize(
+  "rate", [1e-320, 2.0**-33, 2.0**-32, 1 - 2.0**-24, 1 - 2.0**-32, 1 - 2.0**-53]
+)
+def test_rates_at_both_ends_neither_overflow_nor_divide_by_zero(rate):
+  y = np.asarray(ops.dropout(jnp.ones((4, 64)), rate, noise(4), 0))
+  assert np.isfinite(y).all()
+  assert (y == 1).all() if rate < 0.5 else (y == 0).all()
+
+
 def test_mask_depends_on_the_example_not_on_its_place_in_the_batch():
   x = jnp.ones(SHAPE)
   whole = ops.dropout(x, 0.3, noise(), 2)
