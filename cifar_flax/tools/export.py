@@ -134,13 +134,14 @@ def run(argv: list[str]) -> None:
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
   output.check(flags.output)
+  from cifar_flax.data.pictures import shown
   from cifar_flax.tools.trained import Trained  # imports JAX
 
   trained = Trained(workdir, flags.checkpoint)
   data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
   output.write(flags.output, data)
   facts = f"{len(data):,} bytes, {flags.format}, {trained.config.model.name}"
-  print(f"{flags.output}: {facts}, {flags.checkpoint}")
+  print(f"{shown(flags.output)}: {facts}, {flags.checkpoint}")
 
 
 def main(argv: list[str] | None = None) -> int:

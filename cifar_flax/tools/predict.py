@@ -70,8 +70,12 @@ def run(argv: list[str]) -> int:
   from cifar_flax.tools import explain
   from cifar_flax.tools.trained import BATCH, Trained
 
+  if hasattr(sys.stdout, "reconfigure"):  # names may exceed the terminal's encoding
+    sys.stdout.reconfigure(errors="backslashreplace")
   caches.keep_compiled_programs()
   trained = Trained(workdir, flags.checkpoint)
+  if flags.checkpoint == "best":
+    print(f"note: epoch {trained.epoch}, {trained.choice}", file=sys.stderr)
   failed, files, readable, notes = 0, 0, 0, list[str]()
   drawn: list[tuple[Any, Any]] = []
   found = pictures.find(flags.images, _standard_input(), notes)
@@ -101,7 +105,8 @@ def run(argv: list[str]) -> int:
     output.write(flags.explain, explain.render(trained, drawn, flags.top, readable))
     if readable > len(drawn):
       print(
-        f"note: {flags.explain} shows the first {len(drawn)} of {readable:,} pictures",
+        f"note: {pictures.shown(flags.explain)} shows the first {len(drawn)} of"
+        f" {readable:,} pictures",
         file=sys.stderr,
       )
   return failed if files else 2

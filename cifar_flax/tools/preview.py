@@ -43,11 +43,12 @@ def run(argv: list[str]) -> None:
     datasets,
     samples,  # imports JAX
   )
+  from cifar_flax.data.pictures import shown
 
   dataset = datasets.load(config.data)
   picture = samples.render(config, dataset, flags.columns, flags.step)
   output.write(flags.output, picture)
-  print(flags.output)
+  print(shown(flags.output))
   if note := samples.left_out(dataset, flags.columns):
     print(f"note: {note}", file=sys.stderr)
 

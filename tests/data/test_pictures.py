@@ -379,6 +379,16 @@ def test_names_of_all_kinds(tmp_path, predicted, monkeypatch):
   )  # "r.png\r" has no suffix of a picture, and café.png occurs twice
 
 
+def test_names_beyond_the_encoding_of_the_terminal(tmp_path, predicted, monkeypatch):
+  write(tmp_path, {"猫.png": encoded(".png")})
+  file = io.BytesIO()
+  monkeypatch.setattr(
+    "sys.stdout", io.TextIOWrapper(file, "latin-1", write_through=True)
+  )
+  assert predicted(tmp_path / "猫.png")[0] == 0
+  assert b"\\u732b.png: " in file.getvalue()
+
+
 def test_a_folder_of_many_files_takes_seconds(tmp_path):
   for i in range(20_000):
     (tmp_path / f"{i}.png").touch()

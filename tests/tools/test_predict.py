@@ -1,6 +1,5 @@
 """Predictions agree with the trainer's; every kind of picture is read or refused."""
 
-import functools
 import io
 import json
 import pathlib
@@ -148,14 +147,21 @@ def test_a_map_without_a_region_is_drawn_in_grey(run, monkeypatch):
   assert explain.is_flat(np.zeros((8, 8)))
 
 
-def test_grad_cam_folds_no_constants(run):
+def test_grad_cam_folds_no_constants(run, monkeypatch):
   """Neither weights nor images are constants of the compiled program."""
-  trained = Trained(run[0])
-  module, shape = explain._feature_map(trained)
-  images = DATASET.eval.images[:2]
-  function = functools.partial(explain._maps, trained.network, module, shape)
-  program = jax.make_jaxpr(function)(trained.variables, images, np.int32([0, 1]))
-  assert sum(np.size(constant) for constant in program.consts) < 100
+  trained, programs, jit = Trained(run[0]), [], jax.jit
+
+  def recorded(function, **options):
+    def call(*arguments):
+      programs.append(jax.make_jaxpr(function)(*arguments))
+      return jit(function, **options)(*arguments)
+
+    return call
+
+  monkeypatch.setattr(jax, "jit", recorded)
+  explain.maps(trained, DATASET.eval.images[:2], np.int32([0, 1]))
+  assert len(programs) == 1
+  assert sum(np.size(constant) for constant in programs[0].consts) < 100
 
 
 def test_explain_says_how_many_it_leaves_out(run, tmp_path, capsys):
