@@ -7,6 +7,7 @@ cached program is code that will be executed, so its folder is used only if no o
 user can write to it.
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -20,19 +21,36 @@ MIN_SECONDS = 0.1  # programs that compile faster than this are not cached
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
+class Unusable(OSError):
+  """There is no place for any cache."""
+
+
+@functools.cache
+def _warn_once(error: str) -> None:
+  logging.warning("Continuing without caches (%s).", error)
+
+
+def warn(what: str, error: OSError) -> None:
+  """Logs that there is no cache of something; once if there is no cache at all."""
+  if isinstance(error, Unusable):
+    _warn_once(str(error))
+  else:
+    logging.warning("Continuing without a cache of %s (%s).", what, error)
+
+
 def folder(name: str) -> pathlib.Path:
   """Returns `cifar_flax/name` in `$XDG_CACHE_HOME`, by default `~/.cache`.
 
   A relative `$XDG_CACHE_HOME` is ignored, as the XDG specification requires.
 
   Raises:
-    OSError: the user has no home folder.
+    Unusable: the user has no home folder.
   """
   for base in (os.environ.get("XDG_CACHE_HOME", ""), "~/.cache"):
     path = os.path.expanduser(base)
     if os.path.isabs(path):
       return pathlib.Path(path) / "cifar_flax" / name
-  raise FileNotFoundError("there is no home folder; set XDG_CACHE_HOME")
+  raise Unusable("there is no home folder; set XDG_CACHE_HOME")
 
 
 def private_folder(name: str) -> pathlib.Path:
@@ -43,7 +61,12 @@ def private_folder(name: str) -> pathlib.Path:
       other users can write to it.
   """
   path = folder(name)
-  path.parent.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent.parent, os.W_OK) and not path.parent.exists():
+      raise PermissionError(f"{path.parent.parent} cannot be written to")
+  except OSError as error:
+    raise Unusable(f"{error}; set XDG_CACHE_HOME") from None
   path = path.parent.parent.resolve() / path.parent.name / name
   for level in (path.parent, path):
     level.mkdir(mode=0o700, exist_ok=True)
@@ -93,7 +116,7 @@ def keep_compiled_programs() -> None:
     check_irreplaceable(folder)
     evict(folder, MAX_BYTES)
   except OSError as error:
-    logging.warning("Continuing without a cache of compiled programs (%s).", error)
+    warn("compiled programs", error)
   else:
     config.update("jax_compilation_cache_dir", str(folder))
 

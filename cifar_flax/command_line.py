@@ -11,13 +11,31 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cifar_flax import config as config_lib
-from cifar_flax import effects
+from cifar_flax import effects, places
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
-from cifar_flax.run import signals, streams
+from cifar_flax.run import accelerators, signals, streams
 
 CHECKPOINTS = ("best", "last")
 EVERY_RUN = "--config.KEY=VALUE sets a key in every run; train --help lists them"
+
+
+# Flags and arguments that are paths, or several, separated by commas in `configs`.
+_PATHS = {"ablate", "config", "configs", "explain", "output", "plot", "runs", "workdir"}
+
+
+def _expanded(value: Any, name: str) -> Any:
+  """Returns the path or paths of a flag or argument with `~` expanded.
+
+  Raises:
+    UserError: a path is a URL, or there is no such home.
+  """
+  if not value:
+    return value
+  if isinstance(value, list):
+    return [places.expanded(path, "") for path in value]
+  paths = value.split(",") if name == "configs" else [value]
+  return ",".join(places.expanded(path, f"--{name}") for path in paths)
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +65,8 @@ class Parser(argparse.ArgumentParser):
       takes_keys = any(name.startswith("--config") for name in known)
       hint = config_lib.nearest_flag(unknown[0], known, takes_keys=takes_keys)
       raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
+    for name in _PATHS & vars(flags).keys():
+      setattr(flags, name, _expanded(getattr(flags, name), name))
     return flags
 
   def _print_message(self, message: str, file: Any = None) -> None:
@@ -146,6 +166,10 @@ def answer(run: Callable[[list[str]], int | None], argv: list[str] | None) -> in
         sys.stdout.flush()  # what cannot be printed is an error of the command
     except ERRORS as error:
       return report_error(error)
+    except Exception as error:
+      if (refusal := accelerators.refusal(error)) is None:
+        raise
+      return report_error(refusal)
 
 
 # What `report_error` takes.

@@ -16,7 +16,7 @@ import struct
 import sys
 from typing import Any
 
-from cifar_flax import registry
+from cifar_flax import places, registry
 from cifar_flax.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float64")
@@ -44,18 +44,20 @@ def key(
   below=None,
   choices=None,
   prefix=None,
+  is_path=False,
   no_effect_with=None,
 ):
   """Declares a config key with its default, its meaning and its limits.
 
   A value is valid if `low <= value <= high` and `value < below`, and if it is one of
   `choices` or starts with `prefix`, as far as these are given. Numbers are compared as
-  the float32 that the run computes with: 0.99999999 is not below 1. `no_effect_with`
-  maps another key to its values, or its prefix, with which this key has no effect; see
+  the float32 that the run computes with: 0.99999999 is not below 1. With `is_path`, or
+  after the prefix, the value is a path and must not be a URL. `no_effect_with` maps
+  another key to its values, or its prefix, with which this key has no effect; see
   `effects`. A value that it does not list, such as a new network, uses the key.
   """
   limits = {"low": low, "high": high, "below": below, "choices": choices}
-  limits["prefix"] = prefix
+  limits |= {"prefix": prefix, "is_path": is_path}
   metadata = {"meaning": meaning, "no_effect_with": no_effect_with or {}, **limits}
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -86,10 +88,13 @@ class Data(_Section):
     choices=registry.DATASETS,
     prefix=registry.FOLDER,
   )
-  data_dir: str = key("", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets")
+  data_dir: str = key(
+    "", "TFDS folder; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets", is_path=True
+  )
   archive: str = key(
     "",
     "official file or folder to prepare it from; '' downloads it",
+    is_path=True,
     no_effect_with=_NO_ARCHIVE,
   )
   train_split: str = key("train", "TFDS split string of the training images")
@@ -480,6 +485,8 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
     good = number < limits["below"]
   if not good:
     raise _refuse(name, value, field)
+  if limits["is_path"] or (limits["prefix"] and value.startswith(limits["prefix"])):
+    places.check(value.removeprefix(limits["prefix"] or ""), f"config.{name}")
   return value
 
 

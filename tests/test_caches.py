@@ -38,6 +38,15 @@ def test_a_user_without_a_home_is_told_so(monkeypatch):
     caches.folder("x")
 
 
+def test_one_warning_says_that_there_is_no_place_for_any_cache(caplog, base):
+  base.write_text("in the way")
+  for what in ("compiled programs", "the decoded images"):
+    with pytest.raises(caches.Unusable, match="set XDG_CACHE_HOME") as error:
+      caches.private_folder("x")
+    caches.warn(what, error.value)
+  assert caplog.text.count("Continuing without") == len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_a_new_folder_is_the_users_alone(base, umask):
   base.mkdir()

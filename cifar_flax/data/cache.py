@@ -61,7 +61,7 @@ def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
   try:
     _write(caches.private_folder(FOLDER) / f"{key}.npz", arrays)
   except OSError as error:
-    logging.warning("Continuing without a cache of the decoded images (%s).", error)
+    caches.warn("the decoded images", error)
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

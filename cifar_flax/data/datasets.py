@@ -5,13 +5,14 @@ dataset.train.images  # uint8 [n, 32, 32, 3]
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from cifar_flax import registry
+from cifar_flax import places, registry
 from cifar_flax.config import Data
 from cifar_flax.data import cache, records
 from cifar_flax.errors import UserError
@@ -54,11 +55,21 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """The training split, the evaluation split and the identity of the data."""
+  """The training split, the evaluation split and the identity of the data.
+
+  Attributes:
+    train: The images that are trained on.
+    eval: The images that are evaluated.
+    info: What they were read from.
+    common: How many of the evaluated images are trained on too.
+    repeated: How many images the split strings name more than once each, in total.
+  """
 
   train: Split
   eval: Split
   info: Info
+  common: int = 0
+  repeated: int = 0
 
 
 def load(config: Data) -> Dataset:
@@ -105,18 +116,26 @@ def load(config: Data) -> Dataset:
     fingerprint=fingerprint,
     class_names=tuple(builder.info.features["label"].names),
   )
-  return Dataset(train, evaluation, info)
+  by_content = config.dataset.startswith(registry.FOLDER)
+  pair = [_identities(splits, chosen, by_content) for chosen in positions.values()]
+  common = int(np.isin(pair[1], pair[0]).sum())
+  if by_content:  # a folder may hold a picture twice
+    pair = [_identities(splits, chosen, False) for chosen in positions.values()]
+  repeated = sum(len(each) - len(np.unique(each)) for each in pair)
+  return Dataset(train, evaluation, info, common, repeated)
 
 
 def _locate(config: Data) -> pathlib.Path:
   """Returns the folder of the prepared dataset, preparing it first if necessary."""
-  given = config.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  data_dir = pathlib.Path(given).expanduser().absolute()
+  data_dir, what = _data_dir(config)
   # Builders are imported only here, because a prepared dataset does not need them.
   if config.dataset.startswith(registry.FOLDER):
     from cifar_flax.data.sources import folders
 
-    return folders.locate(config.dataset.removeprefix(registry.FOLDER), data_dir)
+    _check_place(data_dir, data_dir, what)
+    given = config.dataset.removeprefix(registry.FOLDER)
+    path = places.expanded(given, "data.dataset=folder:PATH with PATH")
+    return folders.locate(path, data_dir)
   source = registry.DATASETS.get(config.dataset)
   if source is None:
     raise UserError(
@@ -124,9 +143,76 @@ def _locate(config: Data) -> pathlib.Path:
       f" {', '.join(registry.DATASETS)} or {registry.FOLDER}PATH."
     )
   folder = data_dir / config.dataset / source.version
+  for level in (data_dir, folder.parent, folder):
+    _check_place(level, data_dir, what)
   if not (folder / records.INFO_FILE).is_file():
+    _check_level(folder, data_dir, what)
     registry.lookup(source.prepare)(folder, config.archive)
   return folder
+
+
+def _data_dir(config: Data) -> tuple[pathlib.Path, str]:
+  """Returns TFDS's data folder, and the key or variable that a message should name."""
+  what, given = "data.data_dir", config.data_dir
+  if not given and os.environ.get("TFDS_DATA_DIR"):
+    what, given = "TFDS_DATA_DIR", os.environ["TFDS_DATA_DIR"]
+  try:
+    path = places.expanded(given or "~/tensorflow_datasets", what)
+  except UserError as error:
+    if given:
+      raise
+    raise UserError(f"{error}, or set TFDS_DATA_DIR") from None
+  return pathlib.Path(path).absolute(), what
+
+
+def _check_place(path: pathlib.Path, data_dir: pathlib.Path, what: str) -> None:
+  """Checks that a path is a folder that can be read, or that nothing is there.
+
+  Raises:
+    UserError: a folder above it cannot be entered, it cannot be read itself, or it is a
+      file or a link to nothing.
+  """
+  for parent in reversed(path.parents):
+    if os.path.isdir(parent) and not os.access(parent, os.X_OK):
+      raise UserError(f"{what}={data_dir}: you have no permission to enter {parent}.")
+  if os.path.isdir(path):
+    if not os.access(path, os.R_OK | os.X_OK):
+      raise UserError(
+        f"{what}={data_dir}: you have no permission to read {path}. Change its mode, or"
+        " set data.data_dir to another folder."
+      )
+  elif os.path.islink(path) and not os.path.exists(path):
+    raise UserError(
+      f"{what}={data_dir}: {path} is a link to {os.readlink(path)}, which does not"
+      " exist. Mount or create it, or set data.data_dir to another folder."
+    )
+  elif os.path.lexists(path):
+    raise UserError(
+      f"{what}={data_dir}: {path} is a file; data.data_dir must be the folder in which"
+      " datasets are prepared, such as ~/tensorflow_datasets."
+    )
+
+
+def _check_level(folder: pathlib.Path, data_dir: pathlib.Path, what: str) -> None:
+  """Checks that the data folder is not one below or above the one that is meant.
+
+  Raises:
+    UserError: it is the folder of a dataset or of a version, or holds a folder
+      `tensorflow_datasets` in which the dataset is prepared.
+  """
+  inner = data_dir / "tensorflow_datasets"
+  if (inner / folder.relative_to(data_dir) / records.INFO_FILE).is_file():
+    right = inner
+  elif (data_dir / records.INFO_FILE).is_file():
+    right = data_dir.parents[1]
+  elif any(data_dir.glob(f"[0-9]*.[0-9]*.[0-9]*/{records.INFO_FILE}")):
+    right = data_dir.parent
+  else:
+    return
+  raise UserError(
+    f"{what}={data_dir}: {folder.parent.name} is not prepared there, and {right} looks"
+    f" like the folder that is meant. Set {what} to {right}."
+  )
 
 
 def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
@@ -153,6 +239,31 @@ def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
   if not parts:
     raise UserError(f"{field}={spec!r} selects no examples; at least one is needed.")
   return parts
+
+
+def _identities(
+  splits: dict[str, records.Records],
+  parts: list[tuple[str, slice]],
+  by_content: bool,
+) -> np.ndarray:
+  """Returns a number for each chosen example, equal only for the same example.
+
+  Args:
+    splits: All examples.
+    parts: The chosen ones.
+    by_content: Whether examples with the same pixels are the same.
+  """
+  starts = np.cumsum([0, *(len(split.labels) for split in splits.values())])
+  first = dict(zip(splits, starts.tolist(), strict=False))
+  found = []
+  for name, part in parts:
+    if by_content:
+      pixels = splits[name].images[part]
+      digests = [hashlib.sha256(image.tobytes()).digest()[:8] for image in pixels]
+      found.append(np.frombuffer(b"".join(digests), np.int64))
+    else:
+      found.append(first[name] + np.arange(part.start, part.stop))
+  return np.concatenate(found)
 
 
 def _take(splits: dict[str, records.Records], parts: list[tuple[str, slice]]) -> Split:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -58,6 +59,14 @@ def _damaged(path: pathlib.Path, reason: object) -> UserError:
   )
 
 
+def _check_readable(path: pathlib.Path) -> None:
+  if path.exists() and not os.access(path, os.R_OK):
+    raise UserError(
+      f"{path}: you have no permission to read it. Change its mode, or set"
+      " data.data_dir to another folder."
+    )
+
+
 def open_folder(folder: pathlib.Path, num_classes: int | None) -> Any:
   """Returns TFDS's builder for a prepared folder, after checking its features.
 
@@ -69,6 +78,8 @@ def open_folder(folder: pathlib.Path, num_classes: int | None) -> Any:
     UserError: the folder is damaged, is not array_record, or its features are not an
       `id`, a 32x32 RGB `image` and a `label` of `num_classes` classes.
   """
+  for name in (INFO_FILE, "features.json"):
+    _check_readable(folder / name)
   try:
     builder = tfds.builder_from_directory(folder)
     formats = {kind.value for kind in builder.info.available_file_formats()}
@@ -129,6 +140,7 @@ def hash_files(folder: pathlib.Path, builder: Any) -> str:
     paths += [pathlib.Path(path) for path in split.filepaths]
   digest = hashlib.sha256()
   for path in sorted(paths, key=lambda path: path.name):
+    _check_readable(path)
     try:
       digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
       with path.open("rb") as file:

@@ -244,7 +244,7 @@ def test_loading_works_without_a_cache(prepared_once, tmp_path, monkeypatch, cap
     dataset = datasets.load(make_config(data_dir=str(prepared_once)))
     assert len(dataset.train.labels) == NUM_TRAIN
   assert len(reads) == 2
-  assert caplog.text.count("Continuing without a cache") == len(caplog.records) == 2
+  assert caplog.text.count("Continuing without caches") == len(caplog.records) == 1
 
 
 def test_full_disk_leaves_no_partial_cache_file(prepared_once, monkeypatch, caplog):
@@ -378,6 +378,62 @@ def test_absent_parent_is_refused(tmp_path):
 
 def test_file_in_the_place_of_the_data_folder_is_refused(tmp_path):
   (tmp_path / "data").write_text("")
-  refused(
-    "cannot prepare shapes10", data_dir=str(tmp_path / "data"), dataset="shapes10"
+  for dataset in ("shapes10", "folder:/x"):
+    message = refused(
+      "data is a file; data.data_dir must be the folder",
+      data_dir=str(tmp_path / "data"),
+      dataset=dataset,
+    )
+    assert message.startswith(f"data.data_dir={tmp_path / 'data'}: ")
+
+
+def test_link_to_nothing_is_refused(tmp_path, monkeypatch):
+  link = tmp_path / "link"
+  link.symlink_to(tmp_path / "not mounted")
+  refused("link is a link to .*not mounted, which does not exist", data_dir=str(link))
+  monkeypatch.setenv("TFDS_DATA_DIR", str(link))
+  message = refused("is a link to", dataset="shapes10")
+  assert message.startswith(f"TFDS_DATA_DIR={link}: ")
+  (tmp_path / "tfds").mkdir()
+  (tmp_path / "tfds" / "cifar10").symlink_to(tmp_path / "not mounted")
+  refused("cifar10 is a link to", data_dir=str(tmp_path / "tfds"))
+
+
+@pytest.mark.parametrize("below", ["cifar10", "cifar10/3.0.2"])
+@pytest.mark.parametrize("dataset", ["cifar10", "shapes10"])
+def test_folder_of_one_dataset_leads_to_the_data_folder(
+  below, dataset, prepared_once, monkeypatch
+):
+  given, hint = str(prepared_once / below), f"Set data.data_dir to {prepared_once}."
+  assert hint in refused("looks like the folder", data_dir=given, dataset=dataset)
+  monkeypatch.setenv("TFDS_DATA_DIR", given)
+  assert f"Set TFDS_DATA_DIR to {prepared_once}." in refused("is not prepared there")
+  assert sorted(os.listdir(given)) == sorted(os.listdir(prepared_once / below))
+
+
+def test_folder_above_the_data_folder_leads_to_it(folder, tmp_path):
+  folder.parents[1].rename(tmp_path / "tensorflow_datasets")
+  message = refused("cifar10 is not prepared there", data_dir=str(tmp_path))
+  assert message.endswith(f"Set data.data_dir to {tmp_path}/tensorflow_datasets.")
+
+
+@pytest.mark.parametrize(
+  ("which", "match"),
+  [
+    ("", "no permission to enter"),  # the folder above the data folder
+    ("tfds", "no permission to read"),
+    ("tfds/cifar10", "no permission to enter|no permission to read"),
+    ("tfds/cifar10/3.0.2", "no permission to read"),
+    ("tfds/cifar10/3.0.2/dataset_info.json", "no permission to read"),
+    ("tfds/cifar10/3.0.2/features.json", "no permission to read"),
+    ("record", "no permission to read"),
+  ],
+)
+def test_what_cannot_be_read_is_named(which, match, folder, tmp_path, monkeypatch):
+  path = next(folder.glob("*train*")) if which == "record" else tmp_path / which
+  access = os.access
+  monkeypatch.setattr(
+    os, "access", lambda p, mode: os.fspath(p) != str(path) and access(p, mode)
   )
+  message = refused(match)
+  assert str(path) in message and "Delete" not in message

@@ -10,6 +10,7 @@ from typing import Any
 from tensorflow_datasets.image_classification import cifar
 from tqdm import tqdm
 
+from cifar_flax import places
 from cifar_flax.data.sources import archives, download, preparing
 from cifar_flax.errors import UserError
 
@@ -81,7 +82,8 @@ def prepare(folder: pathlib.Path, archive: str) -> None:
   data_dir, name = folder.parents[1], folder.parent.name
 
   def make_builder() -> Any:
-    path = pathlib.Path(archive).expanduser() if archive else _download(data_dir, name)
+    given = places.expanded(archive, "data.archive")
+    path = pathlib.Path(given) if archive else _download(data_dir, name)
     return _BUILDERS[name](archives.read(path, name), data_dir=data_dir)
 
   preparing.prepare(folder, make_builder)

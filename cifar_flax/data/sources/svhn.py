@@ -15,6 +15,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from cifar_flax import places
 from cifar_flax.data.sources import download, preparing
 from cifar_flax.errors import UserError
 
@@ -85,7 +86,8 @@ def prepare(folder: pathlib.Path, archive: str) -> None:
       folder cannot be written.
   """
   data_dir = folder.parents[1]
-  place = pathlib.Path(archive).expanduser() if archive else None
+  given = places.expanded(archive, "data.archive")
+  place = pathlib.Path(given) if archive else None
 
   def make_builder() -> SvhnCropped:
     files = {}
