@@ -14,7 +14,7 @@ from cifar_flax import command_line, effects
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
-from cifar_flax.run import lock, processes, signals, streams
+from cifar_flax.run import accelerators, lock, processes, signals, streams
 
 MODES = ("train", "eval")
 
@@ -92,6 +92,7 @@ def run(argv: list[str], start_time: float, stop: signals.Watch) -> None:
   caches.keep_compiled_programs()
   if flags.distributed is not None:
     processes.initialize(flags.distributed)
+  accelerators.check()
   if flags.mode == "train":
     train.train_and_evaluate(config, workdir, start_time=start_time, stop=stop)
   else:
