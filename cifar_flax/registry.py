@@ -5,6 +5,7 @@ needed, so that a config is checked against the names without importing JAX or T
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 CONVOLUTIONS = {
@@ -33,19 +34,25 @@ class Source(NamedTuple):
     version: in TFDS.
     prepare: `module:attribute` of a function (folder, archive) that has TFDS write it
       to `folder`, from the official file or folder `archive` if one is given.
+    splits: the number of examples of each split, so that a split string can be checked
+      before the data set is downloaded.
   """
 
   num_classes: int
   version: str
   prepare: str
+  splits: Mapping[str, int]
 
 
 _SOURCES = "cifar_flax.data.sources"
+_CIFAR = {"train": 50_000, "test": 10_000}
+_SVHN = {"train": 73_257, "test": 26_032, "extra": 531_131}
+_SHAPES = {"train": 10_000, "test": 2_000}
 DATASETS = {
-  "cifar10": Source(10, "3.0.2", f"{_SOURCES}.cifar:prepare"),
-  "cifar100": Source(100, "3.0.2", f"{_SOURCES}.cifar:prepare"),
-  "svhn_cropped": Source(10, "3.1.0", f"{_SOURCES}.svhn:prepare"),
-  "shapes10": Source(10, "1.0.0", f"{_SOURCES}.shapes10:prepare"),
+  "cifar10": Source(10, "3.0.2", f"{_SOURCES}.cifar:prepare", _CIFAR),
+  "cifar100": Source(100, "3.0.2", f"{_SOURCES}.cifar:prepare", _CIFAR),
+  "svhn_cropped": Source(10, "3.1.0", f"{_SOURCES}.svhn:prepare", _SVHN),
+  "shapes10": Source(10, "1.0.0", f"{_SOURCES}.shapes10:prepare", _SHAPES),
 }
 FOLDER = "folder:"  # before a path: pictures, in a folder for each class
 

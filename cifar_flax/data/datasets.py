@@ -5,12 +5,15 @@ dataset.train.images  # uint8 [n, 32, 32, 3]
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from cifar_flax import places, registry
 from cifar_flax.config import Data
@@ -87,11 +90,8 @@ def load(config: Data) -> Dataset:
   builder = records.open_folder(folder, source.num_classes if source else None)
   # Parsed before the slow decoding, so that a mistyped split fails at once.
   positions = {
-    field: _positions(field, spec, builder)
-    for field, spec in (
-      ("data.train_split", config.train_split or "train"),
-      ("data.eval_split", config.eval_split or "test"),
-    )
+    field: _positions(field, spec, builder.info.splits)
+    for field, spec in _split_strings(config).items()
   }
   known = builder.info.splits
   asked = {name for parts in positions.values() for name, _ in parts}
@@ -135,7 +135,9 @@ def _locate(config: Data) -> pathlib.Path:
     _check_place(data_dir, data_dir, what)
     given = config.dataset.removeprefix(registry.FOLDER)
     path = places.expanded(given, "data.dataset=folder:PATH with PATH")
-    return folders.locate(path, data_dir)
+    for field, spec in _split_strings(config).items():
+      _parse(field, spec)
+    return folders.locate(path, data_dir, functools.partial(_check_splits, config))
   source = registry.DATASETS.get(config.dataset)
   if source is None:
     raise UserError(
@@ -147,6 +149,7 @@ def _locate(config: Data) -> pathlib.Path:
     _check_place(level, data_dir, what)
   if not (folder / records.INFO_FILE).is_file():
     _check_level(folder, data_dir, what)
+    _check_splits(config, source.splits)
     registry.lookup(source.prepare)(folder, config.archive)
   return folder
 
@@ -215,27 +218,62 @@ def _check_level(folder: pathlib.Path, data_dir: pathlib.Path, what: str) -> Non
   )
 
 
-def _positions(field: str, spec: str, builder: Any) -> list[tuple[str, slice]]:
-  """Returns the split names and on-disk slices that a split string selects."""
-  starts = {}
-  for name, split in builder.info.splits.items():
-    offsets = np.cumsum([0, *split.shard_lengths])
-    for path, offset in zip(split.filepaths, offsets, strict=False):
-      starts[os.fspath(path)] = (name, int(offset))
+def _split_strings(config: Data) -> dict[str, str]:
+  """Returns the split strings by key."""
+  return {
+    "data.train_split": config.train_split or "train",
+    "data.eval_split": config.eval_split or "test",
+  }
+
+
+def _parse(field: str, spec: str, splits: Any = None) -> Any:
+  """Parses a split string; with TFDS's `splits`, looks up its splits as well.
+
+  Raises:
+    UserError: the string is malformed, or names a split or examples that do not exist.
+  """
   try:
-    instructions = builder.info.splits[spec].file_instructions
+    parsed = tfds.core.ReadInstruction.from_spec(spec)
+    return parsed if splits is None else parsed.to_absolute(splits)
   except Exception as error:  # TFDS's parser raises many exception types
     reason = " ".join(str(error).split())
     raise UserError(
       f"{field}={spec!r} is not a TFDS split: {reason} Valid examples are train,"
       " train[:45000], train[10%:] and train[45000:]+test."
     ) from error
+
+
+def _check_splits(config: Data, examples: Mapping[str, int]) -> None:
+  """Checks the split strings before a dataset is downloaded and prepared.
+
+  Args:
+    config: Has the split strings.
+    examples: The number of examples of each split.
+
+  Raises:
+    UserError: as `_positions` does.
+  """
+  known = [
+    tfds.core.SplitInfo(name=name, shard_lengths=[number], num_bytes=0)
+    for name, number in examples.items()
+  ]
+  for field, spec in _split_strings(config).items():
+    _positions(field, spec, tfds.core.splits.SplitDict(known))
+
+
+def _positions(field: str, spec: str, splits: Any) -> list[tuple[str, slice]]:
+  """Returns the split names and on-disk slices that a split string selects.
+
+  Raises:
+    UserError: the string is malformed, names a split or examples that do not exist, or
+      selects no examples.
+  """
   parts = []
-  for instruction in instructions:
-    name, start = starts[os.fspath(instruction.filename)]
-    start += instruction.skip
-    if instruction.take > 0:  # TFDS returns a negative `take` for train[9:3]
-      parts.append((name, slice(start, start + instruction.take)))
+  for part in _parse(field, spec, splits):
+    start = 0 if part.from_ is None else part.from_
+    stop = splits[part.splitname].num_examples if part.to is None else part.to
+    if start < stop:  # not so in train[9:3]
+      parts.append((part.splitname, slice(start, stop)))
   if not parts:
     raise UserError(f"{field}={spec!r} selects no examples; at least one is needed.")
   return parts

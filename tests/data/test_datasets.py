@@ -13,9 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 from stand_ins import NUM_TEST, NUM_TRAIN, make_config
 
-from cifar_flax import caches
+from cifar_flax import caches, registry
 from cifar_flax.data import datasets, records
-from cifar_flax.data.sources import archives, cifar
+from cifar_flax.data.sources import archives, cifar, download
 from cifar_flax.errors import UserError
 
 VERSION_FOLDER = pathlib.Path("cifar10") / "3.0.2"
@@ -104,6 +104,43 @@ def test_slices_refer_to_the_order_on_disk(prepared_once, pixels):
 def test_bad_split_is_refused(field, spec, prepared_once):
   message = refused("is not a TFDS split", data_dir=str(prepared_once), **{field: spec})
   assert f"data.{field}={spec!r}" in message and "train[10%:]" in message
+
+
+@pytest.mark.parametrize("field", ["train_split", "eval_split"])
+@pytest.mark.parametrize(
+  ("spec", "match"),
+  [
+    ("train[:foo]", "is not a TFDS split"),
+    ("tran", "Unknown split 'tran'.*'train', 'test'"),
+    ("train+extra", "Unknown split 'extra'"),
+    ("train[:50001]", "incompatible with 50000 examples"),
+    ("test[7:7]", "selects no examples"),
+  ],
+)
+def test_bad_split_is_refused_before_anything_is_downloaded(
+  field, spec, match, monkeypatch, tmp_path
+):
+  def fetch(*args):
+    raise AssertionError("nothing must be downloaded")
+
+  monkeypatch.setattr(download, "fetch", fetch)
+  for name in ("cifar10", "cifar100"):
+    refused(match, dataset=name, **{field: spec})
+  svhn = {"dataset": "svhn_cropped", field: spec}
+  if "extra" not in spec and "50001" not in spec:
+    refused(match, **svhn)
+  assert not (tmp_path / "tfds").exists()
+
+
+def test_versions_and_numbers_of_examples_are_those_of_the_builders():
+  for name, source in registry.DATASETS.items():
+    if name != "shapes10":
+      official = tfds.builder_cls(name)
+      assert source.version == str(official.VERSION), name
+  from cifar_flax.data.sources import shapes10
+
+  numbers = {"train": shapes10.NUM_TRAIN, "test": shapes10.NUM_TEST}
+  assert registry.DATASETS["shapes10"].splits == numbers
 
 
 @pytest.mark.parametrize("spec", ["train[5:5]", "train[9:3]", "train[:0%]"])

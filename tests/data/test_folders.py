@@ -61,6 +61,13 @@ def test_one_folder_is_divided_by_split_strings(root):
   assert len({image.tobytes() for image in both}) == 11
 
 
+@pytest.mark.parametrize("spec", ["train[:foo]", "tran", "validation", "train[:12]"])
+def test_a_bad_split_is_refused_before_pictures_are_read(spec, root, tmp_path):
+  with pytest.raises(UserError, match=r"train_split='.*' is not a TFDS split"):
+    load(root, train_split=spec)
+  assert not (tmp_path / "tfds").exists()
+
+
 def test_a_changed_folder_is_prepared_anew(root, tmp_path):
   first = load(root).info.fingerprint
   assert load(root).info.fingerprint == first

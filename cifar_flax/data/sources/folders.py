@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -94,7 +94,11 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     )
 
 
-def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
+def locate(
+  path: str,
+  data_dir: pathlib.Path,
+  check: Callable[[dict[str, int]], None] = lambda examples: None,
+) -> pathlib.Path:
   """Returns the prepared copy of a folder's current content, preparing it if necessary.
 
   Prints what was passed over, and what was found if it is prepared.
@@ -102,6 +106,8 @@ def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
   Args:
     path: The folder with the pictures.
     data_dir: TFDS's data folder, in which the copy is prepared.
+    check: Called with the number of pictures of each split before a copy is prepared;
+      may raise.
 
   Raises:
     UserError: the folder does not have the required structure, pictures cannot be
@@ -118,6 +124,7 @@ def locate(path: str, data_dir: pathlib.Path) -> pathlib.Path:
   for line in [*lines, *content.notes[:LISTED], *more]:
     print(f"note: {shown(root)}: {line}", file=sys.stderr)
   if is_new:
+    check({split: _count(classes) for split, classes in content.splits.items()})
     builder = type("Named", (Pictures,), {"name": name}, skip_registration=True)
     make = functools.partial(builder, root, content.splits, data_dir=data_dir)
     preparing.prepare(folder, make)
