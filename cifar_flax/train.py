@@ -9,7 +9,15 @@ from typing import Any
 import jax
 
 from cifar_flax.config import Config
-from cifar_flax.run import checkpoints, directory, files, lock, observers, signals
+from cifar_flax.run import (
+  checkpoints,
+  directory,
+  evaluation,
+  files,
+  lock,
+  observers,
+  signals,
+)
 from cifar_flax.run.saver import Saver
 from cifar_flax.trainer import Trainer
 
@@ -82,7 +90,8 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   """Evaluates the `best` or the `last` checkpoint of a run.
 
   Returns:
-    A line with the checkpoint's epoch, the split, loss and accuracy.
+    A line with the checkpoint's epoch, the split, loss and accuracy, how the best
+    checkpoint was chosen, and cautions about the images.
 
   Raises:
     UserError: no such checkpoint, or it belongs to another config or other data.
@@ -97,8 +106,14 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   when = f"epoch {len(trainer.history)}"
   if further := trainer.steps_into_epoch():
     when += f" and {further} steps"
-  return (
+  line = (
     f"{which} checkpoint of {workdir}, {when}: "
     f"accuracy {result.accuracy:.2%}{more}, loss {result.loss:.4f} on the "
     f"{len(trainer.dataset.eval.labels)} images of {config.data.eval_split!r}"
   )
+  _, trained, _ = directory.run_of(content)
+  notes = evaluation.cautions(directory.data_facts(config, trainer.dataset))
+  if which == "best":
+    split = trained.data.eval_split
+    notes.insert(0, evaluation.read_choice(workdir, which, split))
+  return "; ".join([line, *notes])

@@ -235,6 +235,7 @@ class Trainer:
       steps_per_epoch=self.program.steps_per_epoch,
       parameters=self.parameters()[0],
       device=provenance.hardware(self.devices),
+      data=directory.data_facts(self.config, self.dataset),
       samples=lambda: samples.side_by_side(self.config, self.dataset),
     )
 

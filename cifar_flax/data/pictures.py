@@ -6,7 +6,6 @@ import io
 import os
 import pathlib
 import stat
-import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cifar_flax.errors import UserError
+from cifar_flax.text import shown as shown  # for those who import it from here
 
 SIDE = 32
 # Every format that Pillow decodes by itself. EPS is left out because Pillow starts
@@ -415,24 +415,3 @@ def _at(place: str, notes: list[str]) -> Iterator[pathlib.Path | UserError]:
 def counted(number: int, noun: str = "picture", plural: str = "") -> str:
   """Returns a number and its noun, such as "2 pictures"."""
   return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def shown(text: str | os.PathLike) -> str:
-  r"""Returns a name in one line that every terminal and file can take.
-
-  Control characters and bytes that are not UTF-8 are escaped; all else stays as it is.
-
-  >>> shown("a\nb $x$ \udcff")
-  'a\\nb $x$ \\xff'
-  """
-
-  def escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-      return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
-
-  return "".join(
-    escaped(c) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
-    for c in os.fspath(text)
-  )

@@ -10,6 +10,9 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
+import re
+from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,12 @@ _ALL = (
 )
 
 DATASET = "cifar10"
+EXAMPLES = {"train": 50_000, "test": 10_000}  # images of each split of CIFAR-10
+# What a gap is, in every table and figure of the project.
+GAP = (
+  "The gap is the highest training accuracy of an epoch so far minus the evaluation "
+  "accuracy, as in the published figures."
+)
 CONFIGS = tuple(row.config for row in _ALL)
 # Configs with another recipe -> the config of the same network that they are compared
 # with.
@@ -129,14 +138,57 @@ def curves(config_name: str) -> list[dict[str, float]] | None:
   return [dict(row) for row in _read(config_name)]
 
 
+def gap(max_train_accuracy: float, eval_accuracy: float) -> float:
+  """Returns the gap after an epoch, as `GAP` defines it.
+
+  Args:
+    max_train_accuracy: the highest training accuracy of this and all earlier epochs.
+    eval_accuracy: the accuracy on the evaluation split after this epoch.
+  """
+  return max_train_accuracy - eval_accuracy
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """The published run after some epochs; accuracies are 0..1."""
+  """A run, such as a published one, after some epochs; accuracies are 0..1."""
 
   epochs: int
   test_accuracy: float
   max_train_accuracy: float
   seconds: int
+
+  @property
+  def gap(self) -> float:
+    """The gap after these epochs."""
+    return gap(self.max_train_accuracy, self.test_accuracy)
+
+
+def obstacle(data: Mapping[str, Any]) -> str:
+  """Returns why a run cannot be compared with the published ones; "" if it can.
+
+  Only a run that is trained on all training images of CIFAR-10, each once per epoch,
+  and evaluated on all of its test images can.
+
+  Args:
+    data: the `data` of its `summary.json`. The numbers of images are missing before
+      the data are read; then only the splits `train` and `test` are known to have all.
+  """
+  if (name := data["name"]) != DATASET:
+    return f"its data set is {name}, not {DATASET}"
+  for wanted, field, did in (
+    ("train", "train", "trained"),
+    ("test", "eval", "evaluated"),
+  ):
+    split = data[f"{field}_split"] or wanted
+    names = {part.strip() for part in re.sub(r"\[.*?\]", "", split).split("+")}
+    number = data.get(f"{field}_examples", EXAMPLES[wanted] if split == wanted else 0)
+    every = f"not on all {EXAMPLES[wanted]:,} images of {wanted}"
+    if number != EXAMPLES[wanted] or names != {wanted}:
+      images = f"{number:,} images of " if number else ""
+      return f"it was {did} on {images}{split}, {every}"
+    if data.get("repeated_images"):
+      return f"its splits name {data['repeated_images']:,} images more than once"
+  return ""
 
 
 def after(config_name: str, epochs: int) -> Outcome | None:

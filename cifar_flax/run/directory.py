@@ -325,14 +325,26 @@ def summary(
     "interruptions": record.interruptions,
     **last_part,
     "earlier_parts": record.parts[:-1],
-    "data": {
-      "name": dataset.info.name,
-      "version": dataset.info.version,
-      "download_size": dataset.info.download_size,
-      "fingerprint": dataset.info.fingerprint,
-      "train_split": config.data.train_split,
-      "eval_split": config.data.eval_split,
-      "train_examples": len(dataset.train.labels),
-      "eval_examples": len(dataset.eval.labels),
-    },
+    "data": data_facts(config, dataset),
+  }
+
+
+def data_facts(config: Config, dataset: "datasets.Dataset") -> dict[str, Any]:
+  """Returns the `data` of `summary.json`: which images a run read.
+
+  `common_images` is the number of evaluated images that are trained on too, and
+  `repeated_images` that of the images which a split string names more than once.
+  """
+  return {
+    "name": dataset.info.name,
+    "version": dataset.info.version,
+    "download_size": dataset.info.download_size,
+    "fingerprint": dataset.info.fingerprint,
+    "classes": len(dataset.info.class_names),
+    "train_split": config.data.train_split,
+    "eval_split": config.data.eval_split,
+    "train_examples": len(dataset.train.labels),
+    "eval_examples": len(dataset.eval.labels),
+    "common_images": dataset.common,
+    "repeated_images": dataset.repeated,
   }

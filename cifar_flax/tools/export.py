@@ -9,7 +9,7 @@ flatbuffers:
 onnx: the same function for ONNX Runtime and others; the export needs
 `pip install -e '.[onnx]' -c constraints/py311.txt` (the file of your Python).
 npz: every parameter and statistic under its path, such as `params/stem/kernel`.
-Without --format, the suffix of the file decides: .onnx, .npz, and stablehlo otherwise.
+Without --format, the suffix of the file decides: .jax or .stablehlo, .onnx, .npz.
 """
 
 import argparse
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
   from cifar_flax.tools.trained import Trained
 
 FORMATS = ("stablehlo", "onnx", "npz")
-SUFFIXES = {".onnx": "onnx", ".npz": "npz"}  # all others are StableHLO's
+SUFFIXES = {
+  ".jax": "stablehlo",
+  ".stablehlo": "stablehlo",
+  ".onnx": "onnx",
+  ".npz": "npz",
+}
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -118,15 +123,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if flags.output is None:
     raise UserError("--output=FILE is missing; for example --output=net6b.jax")
-  suffix = pathlib.PurePath(flags.output).suffix.lower()
-  named = SUFFIXES.get(suffix)
-  flags.format = flags.format or named or "stablehlo"
-  if named and flags.format != named:
-    raise UserError(
-      f"--output={flags.output!r}: {suffix} is a name for --format={named}, not"
-      f" {flags.format}; leave --format out or choose another name"
-    )
+  flags.format = _format(flags.format, flags.output)
   return flags
+
+
+def _format(chosen: str | None, path: str) -> str:
+  """Returns the format that `--format` and the suffix of `--output` agree on."""
+  suffix = pathlib.PurePath(path).suffix.lower()
+  named = SUFFIXES.get(suffix)
+  if named and chosen and chosen != named:
+    raise UserError(
+      f"--output={path!r}: {suffix} is a name for --format={named}, not {chosen}; leave"
+      " --format out or choose another name"
+    )
+  if suffix and not named and not chosen:
+    raise UserError(
+      f"--output={path!r}: {suffix} is no format of an export; the suffix must be one of"
+      f" {', '.join(SUFFIXES)}, or give --format, one of {', '.join(FORMATS)}"
+    )
+  return chosen or named or "stablehlo"
 
 
 def run(argv: list[str]) -> None:
@@ -141,7 +156,7 @@ def run(argv: list[str]) -> None:
   data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
   output.write(flags.output, data)
   facts = f"{len(data):,} bytes, {flags.format}, {trained.config.model.name}"
-  print(f"{shown(flags.output)}: {facts}, {flags.checkpoint}")
+  print(f"{shown(flags.output)}: {facts}, epoch {trained.epoch}, {trained.choice}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from cifar_flax import models, ops
 from cifar_flax.data.augmentation import pixels
 from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.errors import UserError
-from cifar_flax.run import checkpoints, directory
+from cifar_flax.run import accelerators, checkpoints, directory, evaluation
 
 BATCH = 64  # images classified at once
 
@@ -26,6 +26,7 @@ class Trained:
     config: the run's config.
     class_names: the name of each label, in order.
     epoch: number of finished epochs.
+    choice: how its checkpoint was chosen, as `evaluation.choice` returns it.
     network: the module; apply it to images in [0, 1] with `train=False`.
     variables: its variables; their moving averages if the run keeps them.
   """
@@ -39,6 +40,7 @@ class Trained:
     if not (workdir / "config.json").is_file():
       raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
     content = checkpoints.restore(workdir / "checkpoints", which)
+    accelerators.check()
     run, config, record = directory.run_of(content)
     self.class_names = tuple(run["class_names"])
     self.epoch = len(record.history)
@@ -49,6 +51,7 @@ class Trained:
     except (KeyError, TypeError) as error:
       raise directory.another_version(error) from None
     self.config = config_lib.validate(config)
+    self.choice = evaluation.read_choice(workdir, which, config.data.eval_split)
     models.set_precision(self.config.model.dtype)
     self.network = models.create(config.model, len(self.class_names))
     self.variables: Any = self._checked(variables)

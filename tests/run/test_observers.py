@@ -26,9 +26,15 @@ from cifar_flax.run.observers import Progress, Run, curves, files, terminal
 def make_run(workdir, name="net6b", num_epochs=50, history=(), **data):
   config = config_lib.Config(name=name, num_epochs=num_epochs)
   config.model.name = "net6b"
+  facts = {"train_examples": 50_000, "eval_examples": 10_000}
   for key, value in data.items():
-    setattr(config.data, key, value)
-  return Run(config, workdir, tuple(history), 390, 151_404, "1 x cpu")
+    if hasattr(config.data, key):
+      setattr(config.data, key, value)
+    else:
+      facts[key] = value
+  facts |= {"name": config.data.dataset, "train_split": config.data.train_split}
+  facts |= {"eval_split": config.data.eval_split}
+  return Run(config, workdir, tuple(history), 390, 151_404, "1 x cpu", facts)
 
 
 def make_rows(first, last):
@@ -344,7 +350,7 @@ def test_tensorboard_files_need_no_pytorch(tmp_path):
     "import importlib.util, pathlib, sys\n"
     "from cifar_flax import config\n"
     "from cifar_flax.run.observers import Run, files\n"
-    "run = Run(config.Config(), pathlib.Path(sys.argv[1]), (), 1, 1, 'cpu')\n"
+    "run = Run(config.Config(), pathlib.Path(sys.argv[1]), (), 1, 1, 'cpu', {})\n"
     "files.TensorBoard().start(run)\n"
     "assert 'torch' not in sys.modules and importlib.util.find_spec('torch')\n"
   )
@@ -488,6 +494,62 @@ def test_nothing_published_is_shown_where_nothing_was(tmp_path, changes):
   text = terminal.table(make_run(tmp_path, **changes), summary_of(make_rows(1, 3)))
   assert columns_of(text)["accuracy on test"] == ["70.00%"]
   assert ("no run of this config" in text) == (changes.get("name") == "net6a")
+
+
+# What cannot be compared with the published runs, and what the end of a run says of it.
+OTHER_DATA = [
+  ({"dataset": "shapes10"}, "its data set is shapes10, not cifar10"),
+  (
+    {"train_split": "train[:9000]", "train_examples": 9000},
+    "it was trained on 9,000 images of train[:9000], not on all 50,000 images of train",
+  ),
+  (
+    {"eval_split": "test[:500]", "eval_examples": 500},
+    "it was evaluated on 500 images of test[:500], not on all 10,000 images of test",
+  ),
+  ({"eval_split": "train[:10000]"}, "evaluated on 10,000 images of train[:10000]"),
+  ({"train_split": "train[:40000]+test"}, "50,000 images of train[:40000]+test"),
+  (
+    {"train_split": "train[:50%]+train[:50%]", "repeated_images": 25_000},
+    "its splits name 25,000 images more than once",
+  ),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), OTHER_DATA)
+def test_published_stands_only_beside_the_same_images(tmp_path, changes, reason):
+  run = make_run(tmp_path, **changes)
+  text = terminal.table(run, summary_of(make_rows(1, 10)))
+  assert columns_of(text)["gap"] == ["10.00 points"]
+  assert "published: -, because " in text and reason in text
+  drive(files.Curves(), run, make_rows(1, 10))
+  picture = read_picture(tmp_path / "curves.png")
+  assert count_color(picture, curves.PUBLISHED) < 100
+
+
+def test_splits_that_add_up_to_all_images_are_comparable(tmp_path):
+  run = make_run(tmp_path, train_split="train[50%:] + train[:50%]", eval_split="")
+  text = terminal.table(run, summary_of(make_rows(1, 50)))
+  assert columns_of(text)["accuracy on test"] == ["70.00%", "85.48%"]
+
+
+def test_evaluating_on_training_images_is_said_at_the_start_and_the_end(tmp_path):
+  stream = io.StringIO()
+  lines = terminal.PlainLines(stream)
+  run = make_run(tmp_path, common_images=200, eval_examples=640)
+  lines.start(run)
+  warning = "warning: 200 of the 640 evaluated images (test) are training images too"
+  assert warning in stream.getvalue()
+  assert warning in terminal.table(run, summary_of(make_rows(1, 3)))
+  assert "warning" not in terminal.table(
+    make_run(tmp_path), summary_of(make_rows(1, 3))
+  )
+
+
+def test_the_best_epoch_names_the_split_that_it_was_chosen_on(tmp_path):
+  run = make_run(tmp_path, eval_split="train[45000:]", eval_examples=5000)
+  text = terminal.table(run, summary_of(make_rows(1, 3)))
+  assert "best epoch: 2, accuracy 71.00%, chosen on train[45000:]" in text
 
 
 def test_closing_before_starting_is_no_error():

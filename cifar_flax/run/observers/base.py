@@ -26,6 +26,7 @@ class Run:
     steps_per_epoch: updates per epoch.
     parameters: number of parameters, including BatchNorm's moving averages.
     device: description of the hardware.
+    data: which images it reads, as in `summary.json`.
     samples: returns a picture of original and augmented training images, uint8
       `[height, width, 3]`; takes about a second.
   """
@@ -36,6 +37,7 @@ class Run:
   steps_per_epoch: int
   parameters: int
   device: str
+  data: dict[str, Any]
   samples: "Callable[[], np.ndarray] | None" = None
 
 

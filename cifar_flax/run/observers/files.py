@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
-from cifar_flax import published
+from cifar_flax import published, text
 from cifar_flax.run.files import name_in_errors, write_atomically
 from cifar_flax.run.observers.base import Observer, Run
 
@@ -110,8 +110,9 @@ class TensorBoard(Observer):
     # A TensorBoard that is already open discards all events before this one.
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(0, wall_time, session_log=restart)
-    text = json.dumps(config_lib.to_dict(run.config), indent=2).replace("\n", "\n    ")
-    self._add(0, wall_time, summary=summary.text("config", "    " + text))
+    lines = json.dumps(config_lib.to_dict(run.config), indent=2).splitlines()
+    block = "\n".join(f"    {line}" for line in lines)
+    self._add(0, wall_time, summary=summary.text("config", block))
     pairs = {
       k: ["Multiline", [f"{k}/train", f"{k}/eval"]] for k in ("accuracy", "loss")
     }
@@ -251,13 +252,14 @@ class Curves(Observer):
     config = self._run.config
     title = "   ".join(
       [
-        config.name,
+        text.shortened(config.name, 50),
         f"{self._run.parameters:,} parameters",
-        config.data.dataset,
+        text.shortened(config.data.dataset, 40),
         f"epoch {rows[-1]['epoch']} of {config.num_epochs}",
       ]
     )
-    comparable = config.data.dataset == published.DATASET
+    comparable = not published.obstacle(self._run.data)
     reference = published.curves(config.name) if comparable else None
-    picture = curves.render(rows, title, reference, config.data.eval_split)
+    split = config.data.eval_split or "test"
+    picture = curves.render(rows, title, reference, split)
     write_atomically(self._run.workdir / "curves.png", picture)

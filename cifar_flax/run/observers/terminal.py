@@ -7,7 +7,9 @@ from typing import Any, TextIO
 import tqdm
 
 from cifar_flax import published, tables
+from cifar_flax.run import evaluation
 from cifar_flax.run.observers.base import Observer, Progress, Run
+from cifar_flax.text import shown
 
 
 class PlainLines(Observer):
@@ -30,11 +32,13 @@ class PlainLines(Observer):
     network = "" if config.name == config.model.name else f" ({config.model.name})"
     data = config.data
     self._write(
-      f"{config.name}{network}: {run.parameters:,} parameters, {data.dataset} "
-      f"({data.train_split}, evaluated on {data.eval_split}), "
-      f"{config.num_epochs} epochs of {run.steps_per_epoch} steps, in {run.workdir}, "
-      f"on {run.device}"
+      f"{shown(config.name)}{network}: {run.parameters:,} parameters, "
+      f"{shown(data.dataset)} ({data.train_split or 'train'}, evaluated on "
+      f"{data.eval_split or 'test'}), {config.num_epochs} epochs of "
+      f"{run.steps_per_epoch} steps, in {shown(run.workdir)}, on {run.device}"
     )
+    for caution in evaluation.cautions(run.data):
+      self._write(f"warning: {caution}")
     if run.history:
       self._write(f"resumes after epoch {run.history[-1]['epoch']}")
 
@@ -165,9 +169,8 @@ def _time(seconds: float) -> str:
 def table(run: Run, summary: dict[str, Any]) -> str:
   """Compares the summary with the published run, at the same epoch and at its end."""
   config, epochs = run.config, summary["num_epochs"]
-  known = published.lookup(config.name)
-  if config.data.dataset != published.DATASET:
-    known = None
+  split = config.data.eval_split or "test"
+  known, obstacle = published.lookup(config.name), published.obstacle(run.data)
   ours = published.Outcome(
     epochs,
     summary["final_eval_accuracy"],
@@ -177,7 +180,7 @@ def table(run: Run, summary: dict[str, Any]) -> str:
   labels = [
     "",
     "",
-    f"accuracy on {config.data.eval_split}",
+    f"accuracy on {split}",
     "max train accuracy",
     "gap",
   ]
@@ -187,26 +190,30 @@ def table(run: Run, summary: dict[str, Any]) -> str:
   ]
   notes = [
     f"best epoch: {summary['best_epoch']}, accuracy {summary['best_eval_accuracy']:.2%}"
+    f", chosen on {split}"
   ]
   if summary["flip_eval_accuracy"] is not None:
     notes.append(f"with mirror images: accuracy {summary['flip_eval_accuracy']:.2%}")
-  if known:
+  notes.append(published.GAP)
+  if known and obstacle:
+    notes.append(f"published: -, because {shown(obstacle)}")
+  elif known:
     outcomes = _published_outcomes(known, epochs)
     columns += [_column("published", then, known.parameters) for then in outcomes]
     result = "on the test split, n = 1, on one GPU of 2019"
     notes.append(f"published: {result if outcomes else 'no run of this config'}")
+  notes += [f"warning: {caution}" for caution in evaluation.cautions(run.data)]
   rows = list(zip(*columns, strict=True))
   return "\n".join([*tables.align(rows, gap="   "), *notes])
 
 
 def _column(head: str, outcome: published.Outcome, parameters: int) -> list[str]:
-  gap = outcome.max_train_accuracy - outcome.test_accuracy
   return [
     head,
     f"epoch {outcome.epochs}",
     f"{outcome.test_accuracy:.2%}",
     f"{outcome.max_train_accuracy:.2%}",
-    f"{100 * gap:.2f} points",
+    f"{100 * outcome.gap:.2f} points",
     f"{parameters:,}",
     f"{outcome.seconds:,}",
   ]

@@ -1,0 +1,55 @@
+"""Says what an accuracy was measured on, and how its checkpoint was chosen."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def cautions(data: Mapping[str, Any]) -> list[str]:
+  """Returns a sentence for each trouble with the images that a run reads.
+
+  Args:
+    data: the `data` of its `summary.json`; that of an early run lacks some numbers.
+  """
+  found = []
+  if common := data.get("common_images", 0):
+    found.append(
+      f"{common:,} of the {data['eval_examples']:,} evaluated images "
+      f"({data['eval_split'] or 'test'}) are training images too "
+      f"({data['train_split'] or 'train'}), so the accuracy is not that on new images"
+    )
+  if repeated := data.get("repeated_images", 0):
+    found.append(f"the split strings name {repeated:,} images more than once")
+  return found
+
+
+def choice(which: str, rows: Sequence[Mapping[str, Any]], eval_split: str) -> str:
+  """Returns how a checkpoint was chosen: "best of 50 epochs, chosen on test".
+
+  Args:
+    which: `best` or `last`.
+    rows: the lines of `metrics.jsonl`, as far as they are known.
+    eval_split: the split that the run was evaluated on.
+  """
+  if which == "last":
+    return "last"
+  evaluated = sum(row.get("eval_accuracy") is not None for row in rows)
+  if not evaluated:
+    return f"best, chosen on {eval_split or 'test'}"
+  epochs = "epoch" if evaluated == 1 else "epochs"
+  if evaluated < len(rows):
+    epochs = f"evaluated {epochs}"
+  return f"best of {evaluated} {epochs}, chosen on {eval_split or 'test'}"
+
+
+def read_choice(workdir: pathlib.Path, which: str, eval_split: str) -> str:
+  """Returns `choice` for a run directory, whatever state its files are in."""
+  rows = []
+  try:
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+      row = json.loads(line)
+      rows += [row] if isinstance(row, dict) else []
+  except (OSError, ValueError):
+    pass
+  return choice(which, rows, eval_split)
