@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cifar_flax.run import signals as library
 from cifar_flax.run.checkpoints import read
@@ -108,7 +108,11 @@ sys.exit(commands.main(sys.argv[2:]))
 """
 
 
-def groups(lab: Lab) -> list[Row]:
+def groups(
+  lab: Lab,
+  commands: Sequence[str] = ("train", "sweep"),
+  numbers: Sequence[signal.Signals] = library.SIGNALS,
+) -> list[Row]:
   """Checks that a request to stop loses nothing if it arrives as several signals.
 
   `timeout` signals its child and then its process group; a terminal signals the group;
@@ -123,8 +127,8 @@ def groups(lab: Lab) -> list[Row]:
     "group": lambda process, number: os.killpg(process.pid, number),
     "both": lambda process, number: _to_both(process, number),
   }
-  for command in ("train", "sweep"):
-    for number in library.SIGNALS:
+  for command in commands:
+    for number in numbers:
       for way, send in ways.items():
         if way != "both" and number not in (signal.SIGTERM, signal.SIGINT):
           continue

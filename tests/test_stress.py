@@ -1,10 +1,12 @@
 """The quick ones of `make stress`, so that every change meets them."""
 
+import signal
+
 import pytest
 
 from stress.files import two_writers
 from stress.lab import Lab
-from stress.stops import divergence, kills
+from stress.stops import divergence, groups, kills
 from stress.untrusted import untrusted
 
 
@@ -17,7 +19,13 @@ def some_kills(lab):
   return kills(lab, 2)
 
 
-@pytest.mark.parametrize("experiment", [divergence, two_writers, untrusted, some_kills])
+def a_lost_terminal(lab):
+  return groups(lab, ["sweep"], [signal.SIGHUP])
+
+
+@pytest.mark.parametrize(
+  "experiment", [divergence, two_writers, untrusted, some_kills, a_lost_terminal]
+)
 def test_finds_what_must_be(experiment, lab):
   rows = experiment(lab)
   assert rows and all(row.passed for row in rows), rows

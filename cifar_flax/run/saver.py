@@ -20,6 +20,9 @@ class Saver:
     snapshot: returns the checkpoint file's bytes for the current state of the run.
     stop: holds the signal that asked the run to stop, if there was one.
     writes: whether this process writes files; in a distributed run only one does.
+
+  Raises:
+    OSError: the directory cannot be created.
   """
 
   def __init__(
@@ -32,6 +35,8 @@ class Saver:
   ):
     self._folder, self._config, self._snapshot = folder, config, snapshot
     self._stop, self._writes = stop, writes
+    if writes:  # an error comes before the first step, not after an epoch
+      folder.mkdir(parents=True, exist_ok=True)
     self._last_save = -config.checkpoint.min_seconds
     self._last_step: int | None = None
     # The epochs before this one do not count for `best.ckpt`; None until it is known.

@@ -123,3 +123,9 @@ def test_a_process_that_does_not_write_writes_nothing(tmp_path):
   run.saver.after_call(5)
   run.epoch(0.5)
   assert not run.folder.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_before_the_first_step(tmp_path):
+  (tmp_path / "checkpoints").write_text("")
+  with pytest.raises(FileExistsError, match="checkpoints"):
+    FakeRun(tmp_path / "checkpoints")
