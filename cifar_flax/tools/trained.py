@@ -1,6 +1,7 @@
 """Loads a trained network from its run directory."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cifar_flax import command_line, models, ops
 from cifar_flax import config as config_lib
-from cifar_flax import models, ops
+from cifar_flax.data import arrays
 from cifar_flax.data.augmentation import pixels
 from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.errors import UserError
@@ -26,24 +28,29 @@ class Trained:
     config: the run's config.
     class_names: the name of each label, in order.
     epoch: number of finished epochs.
+    history: a row for each of them, as in `metrics.jsonl`.
     choice: how its checkpoint was chosen, as `evaluation.choice` returns it.
     network: the module; apply it to images in [0, 1] with `train=False`.
     variables: its variables; their moving averages if the run keeps them.
   """
 
-  def __init__(self, workdir: pathlib.Path, which: str = "best"):
-    """Loads the `best` or the `last` checkpoint.
+  def __init__(self, workdir: str | os.PathLike[str], which: str = "best"):
+    """Loads the `best` or the `last` checkpoint of a run directory.
 
     Raises:
       UserError: there is no run in the directory, or its checkpoint is damaged.
     """
+    workdir = pathlib.Path(workdir)
+    if which not in command_line.CHECKPOINTS:
+      raise UserError(f"checkpoint {which!r}: must be best or last")
     if not (workdir / "config.json").is_file():
       raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
     content = checkpoints.restore(workdir / "checkpoints", which)
     accelerators.check()
     run, config, record = directory.run_of(content)
     self.class_names = tuple(run["class_names"])
-    self.epoch = len(record.history)
+    self.history: list[dict[str, Any]] = record.history
+    self.epoch = len(self.history)
     try:
       state = content["state"]
       variables = {name: state[name] for name in ("params", "batch_stats")}
@@ -70,27 +77,49 @@ class Trained:
     options = dict(ops.select(model.ops, model.dtype).compiler_options)
 
     def apply(variables, images):
-      logits = self.network.apply(variables, pixels(images), train=False)
+      x = pixels(images) if images.dtype == jnp.uint8 else images
+      logits = self.network.apply(variables, x, train=False)
       return logits.astype(jnp.float32)
 
     return jax.jit(apply, compiler_options=options)
 
-  def logits(self, images: np.ndarray) -> np.ndarray:
+  @property
+  def params(self) -> Any:
+    """The network's parameters, a tree of arrays."""
+    return self.variables["params"]
+
+  def predict(self, images: Any) -> np.ndarray:
+    """Returns the probability of each class; `class_names` has their names.
+
+    Arguments and shape as for `logits`.
+
+    Returns:
+      float64 `[classes]` for one image, else `[number, classes]`.
+    """
+    return softmax(self.logits(images))
+
+  def logits(self, images: Any) -> np.ndarray:
     """Returns the logits of images, as the trainer's evaluation computes them.
 
     Args:
-      images: uint8 `[number, 32, 32, 3]`.
+      images: one image `[height, width, 3]` or several `[number, height, width, 3]`,
+        uint8, or floats in [0, 1]. Those that are not 32x32 are cropped and resized.
 
     Returns:
-      float32 `[number, classes]`.
+      float32 `[classes]` for one image, else `[number, classes]`.
+
+    Raises:
+      UserError: type, shape or values are others.
     """
+    images, is_one = arrays.to_batch(images)
     results = [np.zeros((0, len(self.class_names)), np.float32)]
     for first in range(0, len(images), BATCH):
       batch = images[first : first + BATCH]
       missing = BATCH - len(batch)  # padded, so that only one shape is compiled
       padded = np.pad(batch, [(0, missing), *[(0, 0)] * 3])
       results.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
-    return np.concatenate(results)
+    logits = np.concatenate(results)
+    return logits[0] if is_one else logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
