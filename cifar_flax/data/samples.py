@@ -11,12 +11,12 @@ import numpy as np
 from cifar_flax import config as config_lib
 from cifar_flax import ops
 from cifar_flax.data import augmentation, datasets
-from cifar_flax.data.pictures import shown
+from cifar_flax.text import shown
 
 ENLARGED = 2  # pixels of the picture for one of an image
 # The largest grid: classes, and images of each. More are left out, and it is said.
-MAX_ROWS = 50
-MAX_COLUMNS = 40
+MAX_ROWS = 40
+MAX_COLUMNS = 20
 _NAME = 24  # characters of a class's name
 
 

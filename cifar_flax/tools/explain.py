@@ -21,8 +21,8 @@ from PIL import Image
 from cifar_flax import figures, ops
 from cifar_flax.data import pictures as images_lib
 from cifar_flax.data.augmentation import pixels
-from cifar_flax.data.pictures import shown
 from cifar_flax.figures import FAINT, TEXT
+from cifar_flax.text import shown
 from cifar_flax.tools import structure
 from cifar_flax.tools.trained import Trained, likeliest, softmax
 
@@ -33,6 +33,7 @@ FLAT = 0.5
 _NO_REGION = "no region stands out"
 # Inches of a picture, of the text beside it, and between them.
 _SIDE, _WORDS, _GAP = 1.3, 1.75, 0.08
+_HEAD, _FOOT = 0.55, 0.5
 _COLUMNS = 3
 _CHARACTERS = 27  # in a line of text
 LINES = 5  # classes listed beside a picture
@@ -136,59 +137,77 @@ def render(
   columns = min(_COLUMNS, len(pictures))
   rows = -(-len(pictures) // columns)
   card = 2 * _SIDE + _WORDS + 2 * _GAP
-  head, foot = 0.55, 0.5
-  width = max(columns * card + _GAP, 5.2)
-  height = head + rows * (_SIDE + _GAP) + foot
-  figure = Figure(figsize=(width, height), dpi=100)
-
-  def axes_at(left: float, top: float, wide: float, high: float) -> Any:
-    place = (left / width, 1 - (top + high) / height, wide / width, high / height)
-    return figure.add_axes(place)
-
-  def words(left: float, top: float, text: str, **style: Any) -> None:
-    usual: dict[str, Any] = {"fontsize": 8, "color": TEXT, "va": "center"}
-    place = (left / width, 1 - top / height)
-    figure.text(*place, text, **usual | style, parse_math=False)
-
-  number = f"{len(pictures)} of {total:,} pictures. " if total else ""
-  number = number if total and total > len(pictures) else ""
-  words(
-    _GAP, 0.17, f"{number}Grad-CAM: what the likeliest class depends on", fontsize=9.5
-  )
+  bottom = _HEAD + rows * (_SIDE + _GAP)
+  sheet = _Sheet(max(columns * card + _GAP, 5.2), bottom + _FOOT)
+  shares = f"{len(pictures)} of {total:,} pictures. " if total else ""
+  shares = shares if total and total > len(pictures) else ""
+  title = f"{shares}Grad-CAM: what the likeliest class depends on"
+  sheet.words(_GAP, 0.17, title, fontsize=9.5)
   for column in range(columns):
-    left = _GAP + column * card
-    for offset, text in enumerate(("picture", "Grad-CAM", "prediction")):
-      words(left + offset * (_SIDE + _GAP), 0.43, text, color=FAINT)
+    for place, text in enumerate(("picture", "Grad-CAM", "prediction")):
+      left = _GAP + column * card + place * (_SIDE + _GAP)
+      sheet.words(left, 0.43, text, color=FAINT)
   for index, ((file, image), heat, probability) in enumerate(
     zip(pictures, found, probabilities, strict=True)
   ):
     left = _GAP + index % columns * card
-    top_edge = head + index // columns * (_SIDE + _GAP)
-    plain = axes_at(left, top_edge, _SIDE, _SIDE)
-    explained = axes_at(left + _SIDE + _GAP, top_edge, _SIDE, _SIDE)
-    for axes in (plain, explained):
-      axes.axis("off")
+    top_edge = _HEAD + index // columns * (_SIDE + _GAP)
+    plain, explained = (
+      sheet.axes(left + place * (_SIDE + _GAP), top_edge, _SIDE, _SIDE)
+      for place in range(2)
+    )
+    plain.axis("off")
     plain.imshow(image)
     _draw_map(explained, image, heat)
-    lines = textwrap.wrap(_shortened(shown(file)), _CHARACTERS)
     best = likeliest(probability, trained.class_names, top)
-    lines += [
-      f"{_shortened(shown(name), 18)} {share:.1%}" for name, share in best[:LINES]
-    ]
-    if len(best) > LINES:
-      lines.append(f"and {len(best) - LINES} more")
-    place = left + 2 * (_SIDE + _GAP)
-    words(place, top_edge + _SIDE / 2, "\n".join(lines))
-  _draw_scale(axes_at(_GAP, height - foot + 0.1, 2 * _SIDE + _GAP, 0.12))
-  note = f"grey: {_NO_REGION}"
-  words(2 * _SIDE + 3 * _GAP, height - foot + 0.16, note)
+    words = "\n".join(_lines(file, best))
+    sheet.words(left + 2 * (_SIDE + _GAP), top_edge + _SIDE / 2, words)
+  _draw_scale(sheet.axes(_GAP, bottom + 0.1, 2 * _SIDE + _GAP, 0.12))
+  sheet.words(2 * _SIDE + 3 * _GAP, bottom + 0.16, f"grey: {_NO_REGION}")
   with warnings.catch_warnings():
     # Names may be in scripts that Matplotlib's font lacks.
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
-    return figures.png(figure)
+    return figures.png(sheet.figure)
+
+
+class _Sheet:
+  """A figure on which things are placed in inches from the left and the top."""
+
+  def __init__(self, width: float, height: float):
+    self.figure = Figure(figsize=(width, height), dpi=100)
+    self._size = width, height
+
+  def axes(self, left: float, top: float, width: float, height: float) -> Any:
+    """Adds axes."""
+    whole, high = self._size
+    place = (left / whole, 1 - (top + height) / high, width / whole, height / high)
+    return self.figure.add_axes(place)
+
+  def words(self, left: float, middle: float, text: str, **style: Any) -> None:
+    """Writes a text as it is: it may be a user's, with `$` and `_` in it."""
+    usual: dict[str, Any] = {"fontsize": 8, "color": TEXT, "va": "center"}
+    width, height = self._size
+    place = (left / width, 1 - middle / height)
+    self.figure.text(*place, text, **usual | style, parse_math=False)
+
+
+def _lines(file: pathlib.Path, best: Sequence[tuple[str, float]]) -> list[str]:
+  """Returns what is written beside a picture: its name and its likeliest classes."""
+  name = shown(file)
+  limit = 2 * _CHARACTERS
+  lines = textwrap.wrap(
+    name if len(name) <= limit else f"…{name[1 - limit :]}", _CHARACTERS
+  )
+  for each, share in best[:LINES]:
+    label = shown(each)
+    label = label if len(label) <= 18 else f"{label[:17]}…"
+    lines.append(f"{label} {share:.1%}")
+  more = len(best) - LINES
+  return [*lines, f"and {more} more"] if more > 0 else lines
 
 
 def _draw_map(axes: Any, image: np.ndarray, heat: np.ndarray) -> None:
+  axes.axis("off")
   grey = image.mean(-1)
   axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
   if is_flat(heat):
@@ -217,11 +236,6 @@ def _draw_scale(axes: Any) -> None:
     label.set_horizontalalignment(side)
   for spine in axes.spines.values():
     spine.set_visible(False)
-
-
-def _shortened(text: str, limit: int = 2 * _CHARACTERS) -> str:
-  """Returns a text with its beginning left out if it is longer than `limit`."""
-  return text if len(text) <= limit else f"…{text[1 - limit :]}"
 
 
 def _enlarged(heat: np.ndarray) -> np.ndarray:

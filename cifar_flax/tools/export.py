@@ -138,8 +138,8 @@ def _format(chosen: str | None, path: str) -> str:
     )
   if suffix and not named and not chosen:
     raise UserError(
-      f"--output={path!r}: {suffix} is no format of an export; the suffix must be one of"
-      f" {', '.join(SUFFIXES)}, or give --format, one of {', '.join(FORMATS)}"
+      f"--output={path!r}: {suffix} is no format of an export; the suffix must be one"
+      f" of {', '.join(SUFFIXES)}, or give --format, one of {', '.join(FORMATS)}"
     )
   return chosen or named or "stablehlo"
 
@@ -149,7 +149,7 @@ def run(argv: list[str]) -> None:
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
   output.check(flags.output)
-  from cifar_flax.data.pictures import shown
+  from cifar_flax.text import shown
   from cifar_flax.tools.trained import Trained  # imports JAX
 
   trained = Trained(workdir, flags.checkpoint)

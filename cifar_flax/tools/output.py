@@ -4,7 +4,21 @@ import errno
 import os
 import pathlib
 
+from cifar_flax.errors import UserError
 from cifar_flax.run.files import name_in_errors
+
+
+def check_png(flag: str, path: str) -> None:
+  """Checks the path of a PNG, whose suffix must not promise another format.
+
+  Raises:
+    UserError: its suffix is neither .png nor absent.
+    OSError: the file cannot be written.
+  """
+  suffix = pathlib.PurePath(path).suffix
+  if suffix.lower() not in (".png", ""):
+    raise UserError(f"{flag}={path!r}: a PNG is written; its name must end in .png")
+  check(path)
 
 
 def check(path: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from cifar_flax import command_line
 from cifar_flax.errors import UserError
+from cifar_flax.text import shown
 
 FORMATS = ("text", "json")
 
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> int:
   from cifar_flax.tools import output
 
   if flags.explain:
-    output.check(flags.explain)
+    output.check_png("--explain", flags.explain)
   from cifar_flax import caches
   from cifar_flax.data import pictures
   from cifar_flax.tools import explain
@@ -93,7 +94,7 @@ def run(argv: list[str]) -> int:
         continue
       read.append((file, picture.pixels))
       if picture.note:
-        notes.append(f"{pictures.shown(file)}: {picture.note}")
+        notes.append(f"{shown(file)}: {picture.note}")
     for line in _predictions(trained, read, flags):
       print(line, flush=True)
     while notes:
@@ -105,7 +106,7 @@ def run(argv: list[str]) -> int:
     output.write(flags.explain, explain.render(trained, drawn, flags.top, readable))
     if readable > len(drawn):
       print(
-        f"note: {pictures.shown(flags.explain)} shows the first {len(drawn)} of"
+        f"note: {shown(flags.explain)} shows the first {len(drawn)} of"
         f" {readable:,} pictures",
         file=sys.stderr,
       )
@@ -126,7 +127,6 @@ def _predictions(
   """Yields the line to print for each picture."""
   import numpy as np
 
-  from cifar_flax.data.pictures import shown
   from cifar_flax.tools.trained import likeliest, softmax
 
   if not readable:

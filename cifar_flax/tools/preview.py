@@ -1,8 +1,8 @@
 """Draws a config's data: `python -m cifar_flax preview --config FILE`.
 
 Writes a PNG with one row per class. On the left are images as they are stored, on the
-right the same images after the config's augmentation in one training step. At most 50
-classes and 40 images of each are drawn.
+right the same images after the config's augmentation in one training step. At most 40
+classes and 20 images of each are drawn.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def run(argv: list[str]) -> None:
   config, flags = _parse(argv)
   from cifar_flax.tools import output
 
-  output.check(flags.output)
+  output.check_png("--output", flags.output)
   from cifar_flax.data import (
     datasets,
     samples,  # imports JAX
   )
-  from cifar_flax.data.pictures import shown
+  from cifar_flax.text import shown
 
   dataset = datasets.load(config.data)
   picture = samples.render(config, dataset, flags.columns, flags.step)

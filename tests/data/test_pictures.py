@@ -145,7 +145,8 @@ def predicted(tmp_path, monkeypatch, capsys):
   (run / "config.json").write_text("{}")
 
   def call(*arguments):
-    code = predict.main([f"--workdir={run}", *map(str, arguments)])
+    flags = [f"--workdir={run}", "--checkpoint=last"]
+    code = predict.main([*flags, *map(str, arguments)])
     out, error = capsys.readouterr()
     return code, out.splitlines(), error.splitlines()
 

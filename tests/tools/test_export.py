@@ -113,6 +113,8 @@ def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
     (["--workdir={run}", "--output=x", "--format=onx"], 2, "did you mean"),
     (["--workdir={run}", "--output=x.ONNX", "--format=npz"], 2, "not npz; leave"),
     (["--workdir={run}", "--output=x.npz", "--format=stablehlo"], 2, "not stablehlo"),
+    (["--workdir={run}", "--output=x.jax", "--format=onnx"], 2, "not onnx"),
+    (["--workdir={run}", "--output=x.tflite"], 2, ".tflite is no format of an export"),
     (["--workdir={run}", "--output=/nowhere/x"], 1, "/nowhere/x: No such file"),
   ],
 )

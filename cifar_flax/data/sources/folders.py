@@ -20,9 +20,10 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from cifar_flax.data import pictures, records
-from cifar_flax.data.pictures import counted, shown
+from cifar_flax.data.pictures import counted
 from cifar_flax.data.sources import preparing
 from cifar_flax.errors import UserError
+from cifar_flax.text import shown
 
 _VERSION = "1.0.0"
 _Classes = dict[str, dict[str, pathlib.Path]]  # class, id of the picture, its file
