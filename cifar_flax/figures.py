@@ -5,12 +5,14 @@ They do not use Matplotlib's global state, so any thread can draw.
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import (
   EngFormatter,
   FixedFormatter,
@@ -19,6 +21,10 @@ from matplotlib.ticker import (
   NullLocator,
 )
 
+from cifar_flax.text import shortened
+
+MAX_PIXELS = 3000  # of each side of a picture
+LABEL = 60  # characters of a name in a legend; longer ones lose their middle
 TEXT, GRID, EDGE, FAINT = "#444444", "#e8e8e8", "#cccccc", "#999999"
 # The first eight differ with any colour-vision deficiency too (Okabe and Ito 2008).
 # Each of the others is as far as possible from all before it, with and without one.
@@ -99,20 +105,38 @@ def marker_legend(
 ) -> None:
   """Draws a legend of markers by name, with its upper left corner in this place."""
   handles = [
-    Line2D([], [], color=TEXT, marker=marker, lw=0, ms=5.5, label=name or "others")
-    for name, marker in markers.items()
+    Line2D([], [], color=TEXT, marker=marker, lw=0, ms=5.5)
+    for marker in markers.values()
   ]
-  figure.legend(
-    handles=handles,
+  legend(
+    figure,
+    handles,
+    [name or "others" for name in markers],
     loc="upper left",
     bbox_to_anchor=corner,
     ncols=columns,
     fontsize=8,
-    frameon=False,
-    labelcolor=TEXT,
     handletextpad=0.1,
     columnspacing=1.2,
   )
+
+
+def legend(
+  figure: Figure, handles: Sequence[Any], names: Sequence[str], **style: Any
+) -> None:
+  """Draws a legend without a frame that shows names as they are, `_a` or `$b$` too.
+
+  Args:
+    figure: the figure.
+    handles: the line of each name.
+    names: the names; `LABEL` characters of each are shown.
+    **style: arguments of Matplotlib's `legend`.
+  """
+  # Matplotlib leaves out names that begin with an underscore, so they are set later.
+  places = [str(number) for number in range(len(names))]
+  made = figure.legend(handles, places, frameon=False, labelcolor=TEXT, **style)
+  for text, name in zip(made.get_texts(), names, strict=True):
+    text.set_text(shortened(name, LABEL))
 
 
 def legend_columns(texts: Sequence[str], width: float) -> int:
@@ -122,14 +146,28 @@ def legend_columns(texts: Sequence[str], width: float) -> int:
     texts: its entries, in 8 points.
     width: in inches.
   """
-  widths = [0.062 * len(text) + 0.35 for text in texts]
+  widths = [0.062 * min(len(text), LABEL) + 0.35 for text in texts]
   if sum(widths) <= width:
     return max(1, len(texts))
   return max(1, int(width / max(widths)))
 
 
+def literal(figure: Figure) -> None:
+  """Makes every text of a figure show `$` as it is; before measuring or drawing."""
+  for text in figure.findobj(Text):
+    text.set_parse_math(False)  # type: ignore[attr-defined]
+
+
 def png(figure: Figure) -> bytes:
-  """Returns the figure as the bytes of a PNG file."""
+  """Returns the figure as the bytes of a PNG file, at most `MAX_PIXELS` wide and high.
+
+  No text is taken for mathematics. Characters that the font lacks become boxes.
+  """
+  literal(figure)
+  inches = max(figure.get_size_inches())
+  figure.set_dpi(min(figure.get_dpi(), MAX_PIXELS / inches))
   buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    FigureCanvasAgg(figure).print_png(buffer)
   return buffer.getvalue()

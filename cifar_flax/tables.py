@@ -1,8 +1,12 @@
 """Formats tables as text or Markdown, and means with their standard deviations."""
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Callable, Sequence
+
+from cifar_flax import text as text_lib
+from cifar_flax.text import shown
 
 
 @dataclasses.dataclass
@@ -29,35 +33,51 @@ class Table:
   def text(self) -> str:
     """Returns the table as text with aligned columns, for a terminal."""
     lines = align([list(self.columns), *self.rows])
-    rule = "-" * max(map(len, lines))
+    rule = "-" * max(map(text_lib.width, lines))
     body = [lines[0], rule, *lines[1:]] if self.rows else []
-    return "\n".join([self.title, *body, *_notes(self.notes), ""])
+    notes = [f"- {shown(note)}" for note in self.notes]
+    return "\n".join([shown(self.title), *body, *notes, ""])
 
   def markdown(self) -> str:
-    """Returns the table as Markdown, with its title as a heading."""
-    body = markdown(self.columns, self.rows) if self.rows else []
-    return "\n".join([f"## {self.title}", "", *body, "", *_notes(self.notes), ""])
+    """Returns the table as Markdown, with its title as a heading.
+
+    Title, cells and notes are shown as they are: nothing in them is markup.
+    """
+    columns, *rows = escaped([self.columns, *self.rows])
+    body = markdown(columns, rows) if rows else []
+    notes = [f"- {text_lib.markdown(note)}" for note in self.notes]
+    title = f"## {text_lib.markdown(self.title)}"
+    return "\n".join([title, "", *body, "", *notes, ""])
+
+
+def escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+  """Returns cells of Markdown that show those of a table as they are."""
+  return [[text_lib.markdown(cell) for cell in row] for row in rows]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> list[str]:
-  """Returns the lines of a Markdown table."""
+  """Returns the lines of a Markdown table, whose cells are Markdown; see `escaped`."""
   return [markdown_row(columns), "|" + "---|" * len(columns), *map(markdown_row, rows)]
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-  """Returns a line of a Markdown table; a `|` in a cell is escaped."""
-  return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+  """Returns a line of a Markdown table; a `|` in a cell is escaped if it is not yet."""
+  joined = " | ".join(re.sub(r"(?<!\\)\|", r"\\|", shown(cell)) for cell in cells)
+  return f"| {joined} |"
 
 
 def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
   """Returns a line of text per row: first column left-aligned, the others right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  cells = [[shown(cell) for cell in row] for row in rows]
+  widths = [max(map(text_lib.width, column)) for column in zip(*cells, strict=True)]
+
+  def padded(cell: str, column: int) -> str:
+    space = " " * (widths[column] - text_lib.width(cell))
+    return space + cell if column else cell + space
+
   return [
-    gap.join(
-      cell.rjust(width) if i else cell.ljust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in rows
+    gap.join(padded(cell, column) for column, cell in enumerate(row)).rstrip()
+    for row in cells
   ]
 
 
@@ -97,7 +117,3 @@ def show_spread(
   if sign and not text.startswith("-"):
     text = sign + text
   return text if deviation is None else f"{text} ± {show(deviation)}"
-
-
-def _notes(notes: Sequence[str]) -> list[str]:
-  return [f"- {note}" for note in notes]

@@ -5,7 +5,9 @@ import re
 import unicodedata
 
 # Punctuation that Markdown, with GitHub's extensions, could take for markup.
-_MARKUP = re.compile(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)|^#|#$")
+_MARKUP = re.compile(
+  r"[\\`*<|$~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)|^[#>\[]|^[-+](?=\s)|#$"
+)
 
 
 def shown(text: str | os.PathLike) -> str:
@@ -46,7 +48,7 @@ def markdown(text: str) -> str:
   r"""Returns Markdown that shows a text as it is, in one line.
 
   >>> markdown("depthwise_separable | <b> $x$")
-  'depthwise_separable \\| \\<b\\> \\$x\\$'
+  'depthwise_separable \\| \\<b> \\$x\\$'
   """
   return _MARKUP.sub(lambda found: f"\\{found[0]}", shown(text))
 

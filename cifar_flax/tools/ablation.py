@@ -1,14 +1,15 @@
 """Ablation: measures the effect of each change between two configs, for `sweep`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from cifar_flax import config as config_lib
 from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
-from cifar_flax.run import directory
+from cifar_flax.run import directory, evaluation
 from cifar_flax.tables import Table, spread
-from cifar_flax.tools import jobs
+from cifar_flax.tools import jobs, results
 
 # Sections whose keys are set back together, because they depend on each other.
 JOINT_SECTIONS = ("augmentation", "optimizer", "schedule")
@@ -88,34 +89,73 @@ def table(planned: Sequence[jobs.Job]) -> Table:
 
   A gain is the accuracy with all changes minus that without the change, seed by seed.
   Unfinished runs are ignored, and so are runs without a change for whose seed the run
-  with all changes is not finished.
+  with all changes is not finished. Only runs that were evaluated on the same data, with
+  the same NUMERICS, are averaged and compared; what differs is in the name of a row.
 
   Args:
     planned: the runs; the first has all changes.
   """
-  accuracies: dict[str, dict[int, float]] = {}
-  for job in planned:
-    of_seed = accuracies.setdefault(job.config.name, {})
-    if summary := jobs.finished_summary(job):
-      of_seed[job.config.seed] = 100 * summary["final_eval_accuracy"]
+  summaries = [(job.config, jobs.finished_summary(job)) for job in planned]
+  kinds = _distinct(results.evaluation_identity(s) for _, s in summaries if s)
+  differ = [
+    key for key in (kinds or [{}])[0] if any(k[key] != kinds[0][key] for k in kinds)
+  ]
   first = planned[0].config
-  complete = accuracies.pop(first.name)
+  splits = list(dict.fromkeys(kind["eval_split"] for kind in kinds))
+  on = f" on {splits[0]}" if len(splits) == 1 else ""
   result = Table(
     f"Gain of each change in {first.name}",
-    ("run", "n", "accuracy, %", "gain of the change, points"),
-    [[first.name, str(len(complete)), _spread_or_dash(list(complete.values())), "-"]],
+    ("run", "n", f"accuracy{on}, %", "gain of the change, points"),
   )
-  for name, of_seed in accuracies.items():
-    pairs = [(of_seed[seed], complete[seed]) for seed in of_seed if seed in complete]
-    accuracy = _spread_or_dash([without for without, _ in pairs])
-    gain = _spread_or_dash([with_it - without for without, with_it in pairs], "+")
-    result.rows.append([name, str(len(pairs)), accuracy, gain])
+  for kind in kinds or [{}]:
+    words = ", ".join(f"{key}={str(kind[key])[:12]}" for key in differ)
+    accuracies: dict[str, dict[int, float]] = {job.config.name: {} for job in planned}
+    for config, summary in summaries:
+      if summary and results.evaluation_identity(summary) == kind:
+        accuracies[config.name][config.seed] = 100 * summary["final_eval_accuracy"]
+    _add_rows(result, accuracies, f" ({words})" if words else "", first.name)
+  if differ:
+    result.note("runs with other data or NUMERICS are neither averaged nor compared")
+  data = _distinct(summary["data"] for _, summary in summaries if summary)
+  result.note(*(results.describe_data(each, plain=True) for each in data))
+  for each in data:
+    result.note(*(f"warning: {caution}" for caution in evaluation.cautions(each)))
   result.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
   if missing := sum(not jobs.finished_summary(job) for job in planned):
     result.note(f"{missing} of {len(planned)} runs are not finished")
   for job in planned:
     result.note(*_differences(job.config, first), row=job.config.name)
   return result
+
+
+def _distinct(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the items without repetitions, in order."""
+  found: list[dict[str, Any]] = []
+  for item in items:
+    if item not in found:
+      found.append(item)
+  return found
+
+
+def _add_rows(
+  result: Table, accuracies: dict[str, dict[int, float]], suffix: str, first: str
+) -> None:
+  """Adds a row for each run to the table.
+
+  Args:
+    result: the table.
+    accuracies: of each run, in percent by seed.
+    suffix: of the runs' names.
+    first: the run with all changes.
+  """
+  complete = accuracies.pop(first)
+  spread_of_all = _spread_or_dash(list(complete.values()))
+  result.rows.append([first + suffix, str(len(complete)), spread_of_all, "-"])
+  for name, of_seed in accuracies.items():
+    pairs = [(of_seed[seed], complete[seed]) for seed in of_seed if seed in complete]
+    accuracy = _spread_or_dash([without for without, _ in pairs])
+    gain = _spread_or_dash([with_it - without for without, with_it in pairs], "+")
+    result.rows.append([name + suffix, str(len(pairs)), accuracy, gain])
 
 
 def _spread_or_dash(values: list[float], sign: str = "") -> str:

@@ -1,10 +1,13 @@
-"""Loads finished runs and their predictions, so that they can be compared."""
+"""Finds finished runs, and groups and evaluates them, so that they can be compared."""
 
 import dataclasses
+import functools
 import json
+import math
+import os
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,13 @@ from cifar_flax.config import Config
 from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
-from cifar_flax.tools import structure, summary
+from cifar_flax.text import shown
+from cifar_flax.tools import results, structure, summary
 from cifar_flax.tools.comparison import Entry
-from cifar_flax.tools.trained import Trained, softmax
+from cifar_flax.tools.trained import BATCH, Trained, softmax
+
+# A folder with one of these is a run directory, whatever became of the others.
+_FILES = ("config.json", "metrics.jsonl", "summary.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,89 +44,225 @@ class FinishedRun:
   facts: dict[str, Any]
 
 
+def find(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
+  """Returns the finished runs in folders, each once, and a line for all else.
+
+  Args:
+    paths: run directories, or folders with run directories in them or below.
+  """
+  found: dict[str, FinishedRun] = {}
+  notes: list[str] = []
+  for path in paths:
+    folder = pathlib.Path(path)
+    if not folder.is_dir():
+      what = "is a file" if os.path.lexists(folder) else "does not exist"
+      notes.append(f"{shown(folder)}: left out: {what}")
+      continue
+    empty = True
+    for workdir in _run_directories(folder):
+      empty = False
+      try:
+        if (real := os.path.realpath(workdir)) not in found:
+          found[real] = load(workdir)
+      except UserError as error:
+        notes.append(f"{shown(workdir)}: left out: {shown(str(error))}")
+    if empty:
+      notes.append(f"{shown(folder)}: left out: there is no run in it")
+  return list(found.values()), list(dict.fromkeys(notes))
+
+
+def _run_directories(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder if it is a run directory, or else those below it, in order."""
+  seen: set[str] = set()
+  for top, names, files in os.walk(folder, followlinks=True):
+    if (real := os.path.realpath(top)) in seen:  # a link to a folder above it
+      names.clear()
+      continue
+    seen.add(real)
+    names.sort()
+    if not {*_FILES, "checkpoints"}.isdisjoint([*files, *names]):
+      names.clear()
+      yield pathlib.Path(top)
+
+
 def load(workdir: pathlib.Path) -> FinishedRun:
   """Loads a finished run.
 
   Raises:
-    UserError: the directory has no finished run, or its files are damaged.
+    UserError: the run is not finished, or its files are damaged.
   """
-  files = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
-  for file in files:
+  config_file, metrics, facts_file = (workdir / name for name in _FILES)
+  for file in (config_file, metrics, facts_file):
     if not file.is_file():
-      raise UserError(f"{workdir}: no finished run here (no {file.name})")
+      raise UserError(f"it is not finished (no {file.name})")
+  config = config_lib.load(str(config_file))
   try:
-    rows = [json.loads(line) for line in files[1].read_text().splitlines()]
-    facts = json.loads(files[2].read_text())
-  except ValueError as error:
-    raise UserError(f"{workdir}: damaged ({error})") from None
-  return FinishedRun(workdir, config_lib.load(str(files[0])), rows, facts)
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    facts = json.loads(facts_file.read_text())
+    _check(rows, facts)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"its files are damaged ({error})") from None
+  except OSError as error:
+    raise UserError(f"its files cannot be read ({error.strerror})") from None
+  if not len(rows) == facts["num_epochs"] == config.num_epochs:
+    raise UserError(
+      f"it is not finished ({len(rows)} of {config.num_epochs} epochs; summary.json is "
+      f"of {facts['num_epochs']})"
+    )
+  return FinishedRun(workdir, config, rows, facts)
+
+
+_NUMBERS = ("train_accuracy", "train_loss", "images_per_second", "seconds")
+_EVALUATED = ("eval_accuracy", "eval_loss")
+_DATA: dict[str, type] = {
+  "name": str,
+  "fingerprint": str,
+  "train_split": str,
+  "eval_split": str,
+  "train_examples": int,
+  "eval_examples": int,
+}
+_FACTS: dict[str, type] = {"parameters": int, "num_epochs": int, "device": str}
+
+
+def _check(rows: list[Any], facts: Any) -> None:
+  """Raises ValueError if a value that a report needs is missing or has another type."""
+
+  def lacks(name: str) -> ValueError:
+    return ValueError(f"no {name} that can be used")
+
+  if not rows:
+    raise lacks("epoch")
+  for row in rows:
+    for name in (*_NUMBERS, *(_EVALUATED if row is rows[-1] else ())):
+      value = row.get(name) if isinstance(row, dict) else None
+      if not isinstance(value, int | float) or not math.isfinite(value):
+        raise lacks(name)
+    if not all(isinstance(row.get(key), int | float | None) for key in _EVALUATED):
+      raise lacks("eval_accuracy")
+  for content, types in ((facts, _FACTS), (dict(facts).get("data"), _DATA)):
+    for name, kind in types.items():
+      if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+        raise lacks(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What a checkpoint predicts for the evaluation images.
+
+  Attributes:
+    run: the run of the checkpoint.
+    images: the evaluation images.
+    labels: their labels.
+    class_names: the name of each label, in order.
+    predicted: the likeliest class of each image.
+    confidence: its probability.
+  """
+
+  run: FinishedRun
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: Sequence[str]
+  predicted: np.ndarray
+  confidence: np.ndarray
 
 
 class Group:
-  """Finished runs of one config that differ only in their seed.
+  """Finished runs of one config, on the same data, that differ only in their seed.
 
   Attributes:
     name: the config's name.
     label: distinguishes the group from the others in a report.
     runs: the runs, at least one.
-    parameters, multiply_adds: of the network.
-    published: the published result for a config of this name. None if there is none,
-      if the data are not comparable, or if `label` is not the name, which means that
-      the report also has other variants of the config.
-    images: the evaluation images.
-    labels: their labels.
-    class_names: the name of each label, in order.
-    probabilities: what the first run's last checkpoint predicts for the evaluation
-      images, `[images, classes]`.
+    which: the checkpoint whose results are reported, `last` or `best`.
+    parameters: of the network.
+    published: the published result for a config of this name, or None.
+    unpublished: why there is none although there is one for this name; or "".
+    trouble: why predictions could not be made, a line for each run tried.
   """
 
-  def __init__(self, runs: Sequence[FinishedRun], label: str = ""):
-    """Evaluates the last checkpoint of the first run.
+  def __init__(self, runs: Sequence[FinishedRun], label: str = "", which: str = "last"):
+    """Describes the runs; reads no checkpoint and no data.
 
     Args:
       runs: the runs; all but their seeds are equal.
       label: distinguishes the group from the others; the config's name by default.
-
-    Raises:
-      UserError: the checkpoint or the data are missing, the checkpoint is damaged, or
-        the data are not those of the run.
+      which: the checkpoint, `last` or `best`.
     """
-    self.runs = list(runs)
+    self.runs, self.which = list(runs), which
     first = self.runs[0]
     self.name = name_of(first)
     self.label = label or self.name
     self.parameters = first.facts["parameters"]
-    comparable = first.config.data.dataset == published.DATASET
-    epochs = len(first.rows)
-    comparable = comparable and self.label == self.name
-    self.published = published.after(self.name, epochs) if comparable else None
-    dataset = datasets.load(first.config.data)
-    if dataset.info.fingerprint != first.facts["data"]["fingerprint"]:
-      raise UserError(
-        f"{first.workdir}: was evaluated on other data than "
-        f"config.data.data_dir={first.config.data.data_dir!r} holds now"
-      )
-    trained = Trained(first.workdir, "last")
-    self.images, self.labels = dataset.eval.images, dataset.eval.labels
-    self.class_names = dataset.info.class_names
-    layers = structure.layers(first.config.model, len(self.class_names))
-    self.multiply_adds = summary.totals(layers)["multiply_adds"]
-    self.probabilities = softmax(trained.logits(self.images))
+    self.data = first.facts["data"]
+    self.trouble: list[str] = []
+    self.published, self.unpublished = None, ""
+    if published.curves(self.name):
+      self.unpublished = self._obstacle()
+      if not self.unpublished:
+        self.published = published.after(self.name, len(first.rows))
+
+  def _obstacle(self) -> str:
+    """Returns why the published result is not comparable; "" if it is."""
+    if reason := published.obstacle(self.data):
+      return reason
+    if self.label != self.name:
+      return "there are other variants of this config here"
+    if self.which == "best":
+      return "it is a result after the last epoch"
+    known = published.lookup(self.name)
+    if known and len(self.runs[0].rows) > known.epochs:
+      return f"it ended after {known.epochs} epochs"
+    return ""
+
+  @property
+  def eval_split(self) -> str:
+    """The split that the runs were evaluated on."""
+    return self.data["eval_split"] or "test"
+
+  @functools.cached_property
+  def multiply_adds(self) -> int | None:
+    """The multiply-adds for one image; None if the number of classes is unknown."""
+    classes = self.data.get("classes")
+    if classes is None:  # a run of an early version
+      classes = len(self.predictions.class_names) if self.predictions else None
+    if classes is None:
+      return None
+    layers = structure.layers(self.runs[0].config.model, classes)
+    return summary.totals(layers)["multiply_adds"]
+
+  @functools.cached_property
+  def predictions(self) -> Predictions | None:
+    """Those of the first run whose checkpoint and data are there; None without any."""
+    for run in self.runs:
+      try:
+        return _predictions(run, self.which)
+      except (UserError, OSError) as error:
+        line = f"{shown(run.workdir)}: no predictions: {shown(str(error))}"
+        self.trouble.append(line)
+    return None
+
+  def epochs_until(self, run: FinishedRun) -> list[dict[str, Any]]:
+    """Returns the epochs of a run until the reported one: the last, or the best."""
+    if self.which == "last":
+      return run.rows
+    accuracies = [row["eval_accuracy"] for row in run.rows]
+    known = [-1.0 if value is None else value for value in accuracies]
+    return run.rows[: known.index(max(known)) + 1]
 
   def values(self, name: str) -> list[float]:
     """Returns one metric of every run.
 
     Args:
-      name: `gap` (training minus evaluation accuracy after the last epoch), `speed`
-        (images/s in training, median over epochs), `seconds` (total over all epochs),
-        or a key of `metrics.jsonl`, whose value after the last epoch is returned.
+      name: `gap` (as `published.GAP` says), `max_train_accuracy`, `speed` (images/s in
+        training, median over epochs), `seconds` (total over all epochs), or a key of
+        `metrics.jsonl`, whose value after the reported epoch is returned.
     """
     if name == "gap":
-      pairs = [
-        (run.rows[-1]["train_accuracy"], run.rows[-1]["eval_accuracy"])
-        for run in self.runs
-      ]
-      return [train - test for train, test in pairs]
+      pairs = zip(
+        self.values("max_train_accuracy"), self.values("eval_accuracy"), strict=True
+      )
+      return [published.gap(train, accuracy) for train, accuracy in pairs]
     if name == "speed":  # the first epoch includes compilation
       return [
         statistics.median(row["images_per_second"] for row in run.rows[1:] or run.rows)
@@ -127,7 +270,10 @@ class Group:
       ]
     if name == "seconds":
       return [sum(row["seconds"] for row in run.rows) for run in self.runs]
-    return [run.rows[-1][name] for run in self.runs]
+    epochs = [self.epochs_until(run) for run in self.runs]
+    if name == "max_train_accuracy":
+      return [max(row["train_accuracy"] for row in rows) for rows in epochs]
+    return [rows[-1][name] for rows in epochs]
 
   def entry(self) -> Entry:
     """Returns the accuracies by seed, in percent, and the costs."""
@@ -140,19 +286,90 @@ class Group:
     }
     return Entry(self.label, dict(zip(seeds, accuracies, strict=True)), costs)
 
-  def confusion(self) -> np.ndarray:
-    """Returns the number of images by class (rows) and predicted class (columns)."""
-    count = len(self.class_names)
-    matrix = np.zeros((count, count), int)
-    np.add.at(matrix, (self.labels, self.probabilities.argmax(-1)), 1)
-    return matrix
+  def comparable_data(self) -> tuple:
+    """Returns what groups must have in common for their accuracies to be compared."""
+    return (*results.evaluation_identity(self.runs[0].facts).values(),)
 
-  def mistakes(self, number: int) -> list[int]:
-    """Returns the indices of the most confident mistakes, most confident first."""
-    predicted = self.probabilities.argmax(-1)
-    wrong = np.flatnonzero(predicted != self.labels)
-    order = np.argsort(-self.probabilities[wrong, predicted[wrong]], kind="stable")
-    return [int(image) for image in wrong[order][:number]]
+
+@functools.lru_cache(maxsize=1)  # many groups read the same images
+def _evaluation_data(data: str) -> tuple[datasets.Split, datasets.Info]:
+  dataset = datasets.load(config_lib.Data(**json.loads(data)))
+  return dataset.eval, dataset.info
+
+
+def _predictions(run: FinishedRun, which: str) -> Predictions:
+  """Evaluates a checkpoint of a run.
+
+  Raises:
+    UserError: the checkpoint or the data are missing, the checkpoint is damaged, or
+      the data are not those of the run.
+  """
+  trained = Trained(run.workdir, which)
+  if (epochs := len(run.rows)) != trained.epoch and which == "last":
+    raise UserError(f"its newest checkpoint is of epoch {trained.epoch}, not {epochs}")
+  split, info = _evaluation_data(json.dumps(dataclasses.asdict(run.config.data)))
+  if info.fingerprint != run.facts["data"]["fingerprint"]:
+    raise UserError(
+      "it was evaluated on other data than "
+      f"config.data.data_dir={run.config.data.data_dir!r} holds now"
+    )
+  predicted = np.zeros(len(split.labels), np.int64)
+  confidence = np.zeros(len(split.labels))
+  size = 16 * BATCH  # all probabilities of 1,000 classes would take gigabytes
+  for first in range(0, len(predicted), size):
+    chosen = slice(first, first + size)
+    probabilities = softmax(trained.logits(split.images[chosen]))
+    predicted[chosen] = probabilities.argmax(-1)
+    confidence[chosen] = probabilities.max(-1)
+  return Predictions(
+    run, split.images, split.labels, info.class_names, predicted, confidence
+  )
+
+
+def confusion(found: Predictions, classes: Sequence[int] | None = None) -> np.ndarray:
+  """Returns the number of images by class (rows) and predicted class (columns).
+
+  Args:
+    found: the predictions.
+    classes: the classes that have a row and a column; all by default.
+  """
+  number = len(found.class_names)
+  place = np.full(number, -1)
+  chosen = np.arange(number) if classes is None else np.asarray(classes, int)
+  place[chosen] = np.arange(len(chosen))
+  rows, columns = place[found.labels], place[found.predicted]
+  inside = (rows >= 0) & (columns >= 0)
+  matrix = np.zeros((len(chosen), len(chosen)), int)
+  np.add.at(matrix, (rows[inside], columns[inside]), 1)
+  return matrix
+
+
+def confusions(found: Predictions) -> list[tuple[int, int, int]]:
+  """Returns each confusion: its number, class and predicted class; most first."""
+  wrong = found.predicted != found.labels
+  pairs = np.stack([found.labels[wrong], found.predicted[wrong]], -1)
+  unique, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)
+  order = np.argsort(-counts, kind="stable")
+  return [(int(counts[i]), int(unique[i, 0]), int(unique[i, 1])) for i in order]
+
+
+def most_confused(found: Predictions, number: int) -> list[int]:
+  """Returns the classes of the most frequent confusions, at most `number`, in order."""
+  if len(found.class_names) <= number:
+    return list(range(len(found.class_names)))
+  chosen: set[int] = set()
+  for _, label, predicted in confusions(found):
+    if len(chosen | {label, predicted}) > number:
+      break
+    chosen |= {label, predicted}
+  return sorted(chosen) or list(range(number))
+
+
+def mistakes(found: Predictions, number: int) -> list[int]:
+  """Returns the indices of the most confident mistakes, most confident first."""
+  wrong = np.flatnonzero(found.predicted != found.labels)
+  order = np.argsort(-found.confidence[wrong], kind="stable")
+  return [int(image) for image in wrong[order][:number]]
 
 
 def name_of(run: FinishedRun) -> str:
@@ -177,17 +394,26 @@ def _range(values: Sequence[int]) -> str:
 
 
 def settings(run: FinishedRun) -> dict[str, Any]:
-  """Returns the keys of a run's config that define it: no seed, paths or names."""
+  """Returns what defines a run: the keys of its config, its data, and NUMERICS.
+
+  The seed, paths and names are left out. Data and NUMERICS have names of their own,
+  such as `fingerprint`, that are no keys of the config.
+  """
   free = {"seed", *directory.FREE_KEYS}
-  values = config_lib.flatten(run.config).items()
-  return {key: value for key, value in values if key not in free}
+  identity = results.identity(run.facts)
+  splits = {
+    f"data.{name}": identity.pop(name) for name in ("train_split", "eval_split")
+  }
+  values = config_lib.flatten(run.config) | splits
+  return {key: value for key, value in values.items() if key not in free} | identity
 
 
 def labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
   """Returns a label for each group.
 
   The label is the config's name, followed by the values in which the group differs from
-  other groups of the same name. If all groups have the same name, it is left out.
+  other groups of the same name, such as `learning_rate=0.003`. If all groups have the
+  same name, it is left out.
   """
   names = [name_of(same[0]) for same in groups]
   values = [settings(same[0]) for same in groups]
@@ -195,32 +421,44 @@ def labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
   for name, mine in zip(names, values, strict=True):
     alike = [other for n, other in zip(names, values, strict=True) if n == name]
     differ = [key for key in mine if any(other[key] != mine[key] for other in alike)]
-    value_only = len(differ) == 1
-    parts = [
-      str(mine[key]) if value_only else f"{key.rpartition('.')[2]}={mine[key]}"
-      for key in differ
-    ]
+    parts = [f"{_short(key)}={_value(mine[key])}" for key in differ]
     without_name = parts and len(alike) == len(groups)
     found.append(", ".join(parts if without_name else [name, *parts]))
   return found
 
 
-def group(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
+def _short(key: str) -> str:
+  """Returns the last part of a key, or all of it if another key has the same."""
+  last = [each.rpartition(".")[2] for each in config_lib.fields()]
+  short = key.rpartition(".")[2]
+  return short if last.count(short) <= 1 else key
+
+
+def _value(value: Any) -> str:
+  is_hash = isinstance(value, str) and len(value) == 64 and value.isalnum()
+  return value[:12] if is_hash else str(value)
+
+
+def group(runs: Sequence[FinishedRun]) -> tuple[list[list[FinishedRun]], list[str]]:
   """Groups runs that differ only in their seed, or in keys without effect.
 
-  Groups are in the order of their first runs.
+  Runs of a group have the same data, splits and NUMERICS. Groups are in the order of
+  their first runs.
 
-  Raises:
-    UserError: two runs have the same config and the same seed.
+  Returns:
+    The groups, and a line for each run that was left out because another one has the
+    same config, data and seed.
   """
-  groups: dict[str, list[FinishedRun]] = {}
+  groups: dict[str, dict[int, FinishedRun]] = {}
+  notes = []
   for run in runs:
     unused = effects.without_effect(run.config)
     used = {key: value for key, value in settings(run).items() if key not in unused}
-    groups.setdefault(json.dumps(used), []).append(run)
-  for same in groups.values():
-    seeds = [run.config.seed for run in same]
-    if len(set(seeds)) < len(seeds):
-      places = ", ".join(str(run.workdir) for run in same)
-      raise UserError(f"two runs of the same config and seed: {places}")
-  return list(groups.values())
+    same = groups.setdefault(json.dumps(used), {})
+    other = same.setdefault(run.config.seed, run)
+    if other is not run:
+      notes.append(
+        f"{shown(run.workdir)}: left out: {shown(other.workdir)} has the same config, "
+        "data and seed"
+      )
+  return [list(same.values()) for same in groups.values()], notes

@@ -13,27 +13,41 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import figures, published, tables
 from cifar_flax.figures import COLORS, TEXT
-from cifar_flax.tools import comparison, labels
+from cifar_flax.text import shortened
+from cifar_flax.tools import comparison, finished, labels
 from cifar_flax.tools.comparison import Entry
-from cifar_flax.tools.finished import Group
+from cifar_flax.tools.finished import Group, Predictions
 
 # The first eight groups have solid lines, the next eight dotted ones, and so on.
 LINE_STYLES = ("-", (0, (1, 1)), (0, (6, 1, 1, 1)))
 MARKERS = "osD^vPX<>"
 SEVERAL = "in several of these"
+# What a figure shows at most; what is left out is said in it.
+MOST_CURVES = len(COLORS)
+MOST_LABELS = 40
+MOST_NAMED = 10  # in small print
+MOST_CLASSES = 30
+_NAME = 24  # characters of a class's name
+_LABEL = 48  # characters of a label beside a point
 
 
 def curves(groups: Sequence[Group]) -> Figure:
-  """Draws accuracy, loss and train-test gap by epoch.
+  """Draws accuracy, loss and gap (as `published.GAP` says) by epoch.
 
-  Lines are means over the seeds; the shaded areas of test accuracy, test loss and gap
-  are the range over the seeds. Published test accuracy is dashed.
+  Lines are means over the seeds; the shaded areas of evaluation accuracy, evaluation
+  loss and gap are the range over the seeds. Published test accuracy is dashed. Of more
+  than `MOST_CURVES` groups, those with the highest accuracy are drawn.
   """
-  names = [group.label for group in groups]
-  names += [f"{group.label}, published" for group in groups if group.published]
+  drawn, title = _most_accurate(groups), None
+  if len(drawn) < len(groups):
+    title = f"The {len(drawn)} most accurate of {len(groups)} rows"
+  names = [group.label for group in drawn]
+  names += [f"{group.label}, published" for group in drawn if group.published]
   columns = figures.legend_columns(names, 12)
-  figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * -(-len(names) // columns))
-  for number, group in enumerate(groups):
+  lines = -(-len(names) // columns) + (title is not None)
+  figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * lines)
+  handles: dict[str, list[Any]] = {"": [], "published": []}
+  for number, group in enumerate(drawn):
     color = COLORS[number % len(COLORS)]
     line_style = LINE_STYLES[number // 8 % len(LINE_STYLES)]
     length = min(len(run.rows) for run in group.runs)
@@ -44,17 +58,18 @@ def curves(groups: Sequence[Group]) -> Figure:
       return np.array(rows, float)  # None, for epochs without evaluation, becomes NaN
 
     test, train = 100 * by_seed("eval_accuracy"), 100 * by_seed("train_accuracy")
+    highest = np.maximum.accumulate(train, axis=1)
     bold = [
       (panels[0], test),
       (panels[1], by_seed("eval_loss")),
-      (panels[2], train - test),
+      (panels[2], np.vectorize(published.gap)(highest, test)),
     ]
     evaluated = np.flatnonzero(~np.isnan(test).any(0))  # epochs - 1
     for axes, values in bold:
       style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
-      style["label"] = group.label if axes is panels[0] else None
       known = values[:, evaluated]
-      axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
+      lines = axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
+      handles[""] += lines if axes is panels[0] else []
       axes.fill_between(
         1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
       )
@@ -62,32 +77,47 @@ def curves(groups: Sequence[Group]) -> Figure:
       axes.plot(epochs, values.mean(0), color=color, lw=0.8, ls=line_style, alpha=0.5)
     if group.published and (rows := published.curves(group.name)):
       rows = rows[: len(group.runs[0].rows)]
-      panels[0].plot(
+      handles["published"] += panels[0].plot(
         [row["epoch"] for row in rows],
         [100 * row["test_accuracy"] for row in rows],
         color=color,
         lw=1,
         ls=(0, (4, 2)),
-        label=f"{group.label}, published",
+        gid="published",
       )
+  splits = list(dict.fromkeys(group.eval_split for group in drawn))
+  on = shortened(splits[0], 20) if len(splits) == 1 else "evaluation"
   titles = (
-    "accuracy, %: test (train faint)",
-    "loss: test (train faint)",
-    "gap, train - test, points",
+    f"accuracy, %: {on} (train faint)",
+    f"loss: {on} (train faint)",
+    f"gap, max train so far - {on}, points",
   )
   for axes, title in zip(panels, titles, strict=True):
     axes.set_title(title, fontsize=10, color=TEXT, loc="left")
     axes.set_xlabel("epoch", color=TEXT, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-  figure.legend(
+  figures.legend(
+    figure,
+    [*handles[""], *handles["published"]],
+    names,
     loc="outside lower left",
     ncols=columns,
     fontsize=8,
-    frameon=False,
-    labelcolor=TEXT,
     handlelength=3,
+    title=title,
+    title_fontsize=8,
+    alignment="left",
   )
   return figure
+
+
+def _most_accurate(groups: Sequence[Group]) -> list[Group]:
+  """Returns the groups to draw: at most `MOST_CURVES`, by their last epochs."""
+  last = [
+    np.mean([run.rows[-1]["eval_accuracy"] for run in group.runs]) for group in groups
+  ]
+  order = np.argsort(-np.asarray(last), kind="stable")[:MOST_CURVES]
+  return [groups[index] for index in sorted(order.tolist())]
 
 
 @dataclasses.dataclass
@@ -119,7 +149,8 @@ def cost(
   what = cost.partition(",")[0]
   points, missing = _points(entries, cost)
   front = comparison.front([point.entry for point in points], cost)
-  notes = _notes(points, front, missing, what)
+  labelled = _labelled(points, front)
+  notes = _notes(points, front, missing, what, len(labelled))
   kinds = _markers(points)
   columns = figures.legend_columns(list(kinds), 6.7)
   rows = -(-len(kinds) // columns) if len(kinds) > 1 else 0
@@ -130,7 +161,7 @@ def cost(
   axes = figure.add_axes((0.095, bottom, 0.885, top - bottom))
   figures.style_axes(axes)
   figure.text(0.02, 0.98, f"Accuracy against {what}", color=TEXT, fontsize=12, va="top")
-  figure.text(0.02, 0.925, subtitle, va="top", **text)
+  figure.text(0.02, 0.925, shortened(subtitle, 110), va="top", **text)
   figure.text(0.02, 0.015, "\n".join(notes), color=TEXT, fontsize=8, va="bottom")
   axes.set_ylabel(accuracy_label, **text)
   axes.set_xlabel(cost, **text)
@@ -148,7 +179,7 @@ def cost(
   line = np.array([(point.x, point.y) for point in on_front])
   if len(front) > 1:
     axes.plot(*line.T, color="#bbbbbb", lw=1.2, zorder=1, gid="front")
-  _draw_labels(figure, axes, points, colors, line)
+  _draw_labels(figure, axes, points, colors, line, labelled)
   if rows:
     figures.marker_legend(figure, kinds, (0.005, 0.895), columns)
   return figure
@@ -170,6 +201,13 @@ def _points(entries: Sequence[Entry], cost: str) -> tuple[list[_Point], list[str
     if entry.group not in point.groups:
       point.groups.append(entry.group)
   return list(points.values()), list(missing)
+
+
+def _labelled(points: Sequence[_Point], front: Sequence[Entry]) -> list[int]:
+  """Returns which points have a label: the front, and the most accurate others."""
+  on_front = [any(point.entry is entry for entry in front) for point in points]
+  order = sorted(range(len(points)), key=lambda i: (not on_front[i], -points[i].y))
+  return sorted(order[:MOST_LABELS])
 
 
 def _scale(axes: Any, points: Sequence[_Point]) -> None:
@@ -199,7 +237,11 @@ def _markers(points: Sequence[_Point]) -> dict[str, str]:
 
 
 def _notes(
-  points: Sequence[_Point], front: Sequence[Entry], missing: Sequence[str], what: str
+  points: Sequence[_Point],
+  front: Sequence[Entry],
+  missing: Sequence[str],
+  what: str,
+  labelled: int,
 ) -> list[str]:
   """Returns the lines of small print below the axes."""
   notes = []
@@ -207,8 +249,15 @@ def _notes(
     notes.append("Bars: standard deviation over seeds.")
   if len(front) > 1:
     notes.append("Line: Pareto front.")
+  if labelled < len(points):
+    notes.append(
+      f"Labelled: {labelled} of {len(points)} points, the most accurate and the front."
+    )
   if missing and points:
-    notes.append(f"Not shown ({what} unknown): {', '.join(missing)}.")
+    named = ", ".join(shortened(name, 40) for name in missing[:MOST_NAMED])
+    more = len(missing) - MOST_NAMED
+    named += f" and {more} more" if more > 0 else ""
+    notes.append(f"Not shown ({what} unknown): {named}.")
   return textwrap.wrap(" ".join(notes), 110)
 
 
@@ -237,8 +286,9 @@ def _draw_labels(
   points: Sequence[_Point],
   colors: Sequence[str],
   front: np.ndarray,
+  labelled: Sequence[int],
 ) -> None:
-  """Writes the name of each point where nothing crosses it."""
+  """Writes the name of each labelled point where nothing crosses it."""
   to_pixels = axes.transData.transform
   places = to_pixels([(point.x, point.y) for point in points])
   low, high = (
@@ -259,7 +309,18 @@ def _draw_labels(
     "color": TEXT,
     "zorder": 4,
   }
-  texts = [axes.annotate(p.entry.name, (p.x, p.y), (0, 0), **style) for p in points]
+  # The obstacles are those of all points; the labels, those of some.
+  places, colors = places[labelled], [colors[i] for i in labelled]
+  texts = [
+    axes.annotate(
+      shortened(points[i].entry.name, _LABEL),
+      (points[i].x, points[i].y),
+      (0, 0),
+      **style,
+    )
+    for i in labelled
+  ]
+  figures.literal(figure)
   renderer = FigureCanvasAgg(figure).get_renderer()
   extents = np.array([text.get_window_extent(renderer).extents for text in texts])
   boxes = labels.place(places, extents[:, 2:] - extents[:, :2], obstacles)
@@ -273,11 +334,16 @@ def _draw_labels(
       axes.plot(*ends.T, color=colors[i], lw=0.6, zorder=2, gid="leader")
 
 
-def confusion(group: Group) -> Figure:
-  """Draws the confusion matrix, in percent of each class's images."""
-  matrix = group.confusion()
-  share = 100 * matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-  names = group.class_names
+def confusion(found: Predictions) -> Figure:
+  """Draws the confusion matrix, in percent of each class's images.
+
+  Of more than `MOST_CLASSES` classes, those of the most frequent confusions are drawn.
+  """
+  chosen = finished.most_confused(found, MOST_CLASSES)
+  matrix = finished.confusion(found, chosen)
+  total = np.bincount(found.labels, minlength=len(found.class_names))[chosen]
+  share = 100 * matrix / np.maximum(1, total)[:, None]
+  names = [shortened(found.class_names[label], _NAME) for label in chosen]
   side = 1.6 + 0.45 * len(names)
   figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
   axes = figure.subplots()
@@ -288,18 +354,26 @@ def confusion(group: Group) -> Figure:
       axes.text(
         j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=7.5, color=color
       )
+  if len(names) < len(found.class_names):
+    axes.set_title(
+      f"{len(names)} of {len(found.class_names):,} classes: those confused most",
+      fontsize=9,
+      color=TEXT,
+      loc="left",
+    )
   ticks = range(len(names))
-  axes.set_xticks(ticks, names, rotation=60, ha="right", fontsize=8, color=TEXT)
-  axes.set_yticks(ticks, names, fontsize=8, color=TEXT)
+  style: Any = {"fontsize": 8, "color": TEXT, "parse_math": False}
+  axes.set_xticks(ticks, names, rotation=60, ha="right", **style)
+  axes.set_yticks(ticks, names, **style)
   axes.set_xlabel("predicted class", color=TEXT, fontsize=9)
   axes.set_ylabel("true class", color=TEXT, fontsize=9)
   axes.tick_params(length=0)
   return figure
 
 
-def mistakes(group: Group, number: int = 16) -> Figure:
+def mistakes(found: Predictions, number: int = 16) -> Figure:
   """Draws the most confident mistakes: image, true class, predicted class."""
-  wrong = group.mistakes(number)
+  wrong = finished.mistakes(found, number)
   columns = 8
   rows = max(1, -(-len(wrong) // columns))
   figure = Figure(figsize=(1.25 * columns, 1.6 * rows), dpi=100, layout="constrained")
@@ -307,10 +381,12 @@ def mistakes(group: Group, number: int = 16) -> Figure:
   for axes in panels.flat:
     axes.axis("off")
   for axes, image in zip(panels.flat, wrong, strict=False):
-    predicted = int(group.probabilities[image].argmax())
-    axes.imshow(group.images[image])
-    text = f"{group.class_names[group.labels[image]]}\n{group.class_names[predicted]}"
+    true, predicted = (
+      shortened(found.class_names[label], 18)
+      for label in (found.labels[image], found.predicted[image])
+    )
+    axes.imshow(found.images[image])
     axes.set_title(
-      f"{text} {group.probabilities[image, predicted]:.0%}", fontsize=7.5, color=TEXT
+      f"{true}\n{predicted} {found.confidence[image]:.0%}", fontsize=7.5, color=TEXT
     )
   return figure

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cifar_flax import published, tables
+from cifar_flax import text as text_lib
 from cifar_flax.config import Config
+from cifar_flax.run import evaluation
 from cifar_flax.run.files import write_atomically
-
-TRAIN_EXAMPLES, TEST_EXAMPLES = 50_000, 10_000  # of CIFAR-10
+from cifar_flax.text import shown
 
 Summary = dict[str, Any]
 COLUMNS = (
@@ -42,6 +43,27 @@ TUNED_COLUMNS = (
   "seconds: faithful",
   "tuned",
 )
+
+
+def identity(summary: Summary) -> dict[str, Any]:
+  """Returns what runs must have in common to be averaged: their data and NUMERICS."""
+  data = summary["data"]
+  return evaluation_identity(summary) | {
+    "train_split": data["train_split"] or "train",
+    "train_examples": data["train_examples"],
+  }
+
+
+def evaluation_identity(summary: Summary) -> dict[str, Any]:
+  """Returns what runs must have in common for their accuracies to be compared."""
+  data = summary["data"]
+  return {
+    "data": data["name"],
+    "fingerprint": data["fingerprint"],
+    "eval_split": data["eval_split"] or "test",
+    "eval_examples": data["eval_examples"],
+    "numerics": summary.get("numerics"),
+  }
 
 
 def write(
@@ -79,7 +101,7 @@ def collect(
     "runs_asked_for": len(runs),
     "runs_finished": len(done),
     "failures": failures,
-    "configs": [_entry(group) for group in by_config.values()],
+    "configs": [entry for group in by_config.values() for entry in _entries(group)],
     "devices": dict(collections.Counter(s["device"] for s in done)),
     "versions": _distinct(s["versions"] for s in done),
     "data": _distinct(s["data"] for s in done),
@@ -95,28 +117,69 @@ def _distinct(items: Iterable[Any]) -> list[Any]:
   return found
 
 
-def _entry(group: Sequence[tuple[Config, Summary | None]]) -> dict[str, Any]:
-  """Returns a config's published metrics, its runs, and their means and deviations."""
-  config = group[0][0]
-  done = [summary for _, summary in group if summary]
-  comparable = config.data.dataset == published.DATASET
-  known = published.lookup(config.name) if comparable else None
+def _entries(group: Sequence[tuple[Config, Summary | None]]) -> list[dict[str, Any]]:
+  """Returns an entry for each kind of data and NUMERICS of a config's finished runs.
+
+  There is one without a run if none is finished.
+  """
+  kinds: list[list[Summary]] = []
+  for _, summary in group:
+    if not summary:
+      continue
+    for kind in kinds:
+      if identity(kind[0]) == identity(summary):
+        kind.append(summary)
+        break
+    else:
+      kinds.append([summary])
+  first = [identity(kind[0]) for kind in kinds]
+  differ = [k for k in (first or [{}])[0] if any(o[k] != first[0][k] for o in first)]
+  entries = []
+  for done in kinds or [[]]:
+    of_kind = identity(done[0]) if done else {}
+    words = [f"{k}={str(of_kind[k])[:12]}" for k in differ]
+    entries.append(_entry(group[0][0], done, len(group), ", ".join(words)))
+  return entries
+
+
+def _entry(
+  config: Config, done: Sequence[Summary], asked_for: int, differs: str
+) -> dict[str, Any]:
+  """Returns a config's published metrics, its runs, and their means and deviations.
+
+  Args:
+    config: the config.
+    done: its finished runs, all with the same data and NUMERICS.
+    asked_for: the number of planned runs.
+    differs: what distinguishes their data or NUMERICS from those of its other runs.
+  """
+  data: dict[str, Any] = {
+    "name": config.data.dataset,
+    "train_split": config.data.train_split,
+    "eval_split": config.data.eval_split,
+  }
+  if done:
+    data = done[0]["data"] | {"name": config.data.dataset}
+  obstacle = published.obstacle(data)
+  known = published.lookup(config.name) if not obstacle else None
   same_epoch = last_epoch = None
   if known:
     same_epoch = published.after(config.name, min(config.num_epochs, known.epochs))
     last_epoch = published.after(config.name, known.epochs)
   return {
     "config": config.name,
-    "comparable": comparable,
+    "differs": differs,
+    "comparable": not obstacle,
+    "not_comparable_because": obstacle,
     "epochs": config.num_epochs,
     "published_epochs": known.epochs if known else None,
     "published": _published_metrics(same_epoch),
     "published_at_its_end": _published_metrics(last_epoch),
     "parameters": done[0]["parameters"] if done else None,
     "n": len(done),
-    "n_asked_for": len(group),
+    "n_asked_for": asked_for,
     "ours": _ours(done),
-    "runs": done,
+    "runs": list(done),
   }
 
 
@@ -130,7 +193,7 @@ def _published_metrics(
   return {
     "test_accuracy": test,
     "max_train_accuracy": train,
-    "gap": train - test,
+    "gap": outcome.gap,
     "seconds": outcome.seconds,
   }
 
@@ -146,7 +209,7 @@ def _ours(
   metrics = {
     "test_accuracy": test,
     "max_train_accuracy": train,
-    "gap": [b - a for a, b in zip(test, train, strict=True)],
+    "gap": [published.gap(b, a) for a, b in zip(test, train, strict=True)],
     "seconds": [s["seconds"] for s in done],
   }
   flipped = [s.get("flip_eval_accuracy") for s in done]
@@ -177,10 +240,11 @@ def _seconds(seconds: float) -> str:
 
 def _tuned(results: dict[str, Any]) -> list[str]:
   """Returns the table that compares the tuned configs with the faithful ones."""
-  entries = {entry["config"]: entry for entry in results["configs"]}
-  rows = []
-  for name in (name for name in published.TUNED if name in entries):
-    tuned, base = entries[name], entries.get(published.TUNED[name])
+  entries, rows = results["configs"], []
+  for tuned in (entry for entry in entries if entry["config"] in published.TUNED):
+    name = tuned["config"]
+    bases = [entry for entry in entries if entry["config"] == published.TUNED[name]]
+    base = next((entry for entry in bases if _same_data(entry, tuned)), None)
     known = published.lookup(published.TUNED[name])
     theirs = None
     if known and tuned["comparable"]:
@@ -193,7 +257,7 @@ def _tuned(results: dict[str, Any]) -> list[str]:
 
     rows.append(
       [
-        f"`{published.TUNED[name]}`",
+        _name(published.TUNED[name], tuned["differs"]),
         f"{tuned['parameters']:,}" if tuned["parameters"] else "-",
         f"{base['epochs']}" if base else "-",
         f"{tuned['epochs']}",
@@ -210,6 +274,17 @@ def _tuned(results: dict[str, Any]) -> list[str]:
   return ["", "## Faithful and tuned", "", *tables.markdown(TUNED_COLUMNS, rows)]
 
 
+def _same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
+  """Returns whether the runs of two entries have the same data, if both have runs."""
+  found = [identity(entry["runs"][0]) for entry in (one, other) if entry["runs"]]
+  return len(found) < 2 or found[0] == found[1]
+
+
+def _name(config: str, differs: str) -> str:
+  """Returns the first cell of a row."""
+  return text_lib.code(config) + (f" ({text_lib.markdown(differs)})" if differs else "")
+
+
 def _mean_and_std(ours: dict[str, Any] | None, metric: str, show: Callable) -> str:
   """Returns "mean ± standard deviation" of a metric, or "-" if it is unknown."""
   found = ours[metric] if ours else None
@@ -221,7 +296,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
   epochs, full_length = entry["epochs"], entry["published_epochs"]
   short = full_length is not None and epochs < full_length
   cells = [
-    f"`{entry['config']}`",
+    _name(entry["config"], entry["differs"]),
     f"{entry['parameters']:,}" if entry["parameters"] else "-",
     f"**{epochs} of {full_length}**" if short else f"{epochs}",
     f"{entry['n']}",
@@ -240,9 +315,26 @@ def _notes(results: dict[str, Any]) -> list[str]:
   notes = [
     "Ours: mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. "
     "Published: n = 1, one GPU of 2019. Test accuracy is that after the last epoch, "
-    "training accuracy that of the best epoch, and the gap their difference. Seconds "
-    "are those of all epochs of one run, evaluation included.",
+    f"training accuracy that of the best epoch. {published.GAP} Seconds are those of "
+    "all epochs of one run, evaluation included.",
   ]
+  for entry in results["configs"]:
+    if (reason := entry["not_comparable_because"]) and published.curves(
+      published.TUNED.get(entry["config"], entry["config"])
+    ):
+      name = _name(entry["config"], entry["differs"])
+      notes.append(f"Published: - for {name}, because {text_lib.markdown(reason)}.")
+  if any(entry["differs"] for entry in results["configs"]):
+    notes.append(
+      "**Different data or NUMERICS**: a config has a row for each; their accuracies "
+      "are not comparable."
+    )
+  splits = {
+    run["data"]["eval_split"] or "test" for e in results["configs"] for run in e["runs"]
+  }
+  if splits - {"test"}:
+    read = ", ".join(text_lib.code(split) for split in sorted(splits))
+    notes.append(f"**Test accuracy of ours is that on {read}.**")
   if any(
     e["published"] and e["epochs"] < e["published_epochs"] for e in results["configs"]
   ):
@@ -266,34 +358,47 @@ def _notes(results: dict[str, Any]) -> list[str]:
   if done < asked:
     notes.append(f"**{done} of {asked} runs are finished.**")
   for folder, code in results["failures"].items():
-    notes.append(f"**Failed**: {folder}, exit code {code}.")
+    notes.append(f"**Failed**: {text_lib.markdown(folder)}, exit code {code}.")
   for device, count in results["devices"].items():
     notes.append(f"Trained on {device} ({count} runs).")
   for versions in results["versions"]:
     notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
-  notes += [describe_data(data) for data in results["data"]]
-  return [f"- {note}" for note in notes] + ["", f"    {results['command']}"]
+  notes += dict.fromkeys(describe_data(data) for data in results["data"])
+  for data in results["data"]:
+    cautions = evaluation.cautions(data)
+    notes += [f"**Warning**: {text_lib.markdown(each)}." for each in cautions]
+  return [f"- {note}" for note in notes] + ["", f"    {shown(results['command'])}"]
 
 
-def describe_data(data: dict[str, Any]) -> str:
-  """Returns a note on a summary's data, and how they differ from the published."""
+def describe_data(data: dict[str, Any], plain: bool = False) -> str:
+  """Returns a note on a summary's data, and how they differ from the published.
+
+  Args:
+    data: the `data` of the summary.
+    plain: whether to return it as text, instead of Markdown.
+  """
   train, test = data["train_examples"], data["eval_examples"]
+  strong = (lambda words: words) if plain else (lambda words: f"**{words}**")
+  code, name = (shown, shown) if plain else (text_lib.code, text_lib.markdown)
   text = (
-    f"Data: {data['name']} {data['version']}, trained on `{data['train_split']}` "
-    f"({train:,} images), evaluated on `{data['eval_split']}` ({test:,} images), "
+    f"Data: {name(data['name'])} {name(data.get('version', ''))}, trained on "
+    f"{code(data['train_split'] or 'train')} ({train:,} images), evaluated on "
+    f"{code(data['eval_split'] or 'test')} ({test:,} images), "
     f"fingerprint {data['fingerprint']}, "
   )
-  if data["download_size"]:
+  if data.get("download_size"):
     text += f"download size {data['download_size']:,} bytes."
   else:
-    text += "no download size: **not made from the original files**."
+    text += f"no download size: {strong('not made from the original files')}."
   if data["name"] != published.DATASET:
-    text += f" **Not {published.DATASET}: no published result is comparable.**"
-  elif (train, test) != (TRAIN_EXAMPLES, TEST_EXAMPLES):
+    nothing = f"Not {published.DATASET}: no published result is comparable."
+    text += f" {strong(nothing)}"
+  elif (train, test) != tuple(published.EXAMPLES.values()):
     text += (
-      f" **Not all images**: the published runs trained on {TRAIN_EXAMPLES:,} and were "
-      f"tested on {TEST_EXAMPLES:,}."
+      f" {strong('Not all images')}: the published runs trained on "
+      f"{published.EXAMPLES['train']:,} and were tested on "
+      f"{published.EXAMPLES['test']:,}."
     )
-  elif data["eval_split"] != "test":
-    text += " **Not the test images.**"
+  elif published.obstacle(data):
+    text += f" {strong('Not the training and test images.')}"
   return text

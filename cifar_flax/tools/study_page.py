@@ -7,6 +7,7 @@ from typing import Any
 
 from cifar_flax import figures, published
 from cifar_flax.errors import UserError
+from cifar_flax.run import evaluation
 from cifar_flax.run.files import write_atomically
 from cifar_flax.tables import spread
 from cifar_flax.tools import comparison, jobs, plots, report, results
@@ -21,7 +22,7 @@ OPENINGS = {
 COLUMNS = (
   "type",
   "n",
-  "accuracy, %",
+  "accuracy on {}, %",
   "difference to plain, points",
   "parameters",
   "multiply-adds",
@@ -74,14 +75,27 @@ def _summaries(study: Study) -> dict[str, dict[str, Any]]:
   for job in study.runs():
     if summary := jobs.finished_summary(job):
       found[str(job.workdir)] = summary
-  alike: dict[str, str] = {}
-  for folder, summary in found.items():
-    made_of = json.dumps([summary["data"], summary["numerics"]], sort_keys=True)
-    alike.setdefault(made_of, folder)
-  if len(alike) > 1:
-    one, other, *_ = alike.values()
-    raise UserError(f"{one} and {other} have different data or numerics")
+  _check_alike({name: results.identity(each) for name, each in found.items()})
+  # The runs that chose the learning rates read other splits of the same data.
+  same = ("fingerprint", "numerics")
+  searched = {
+    str(job.workdir): results.identity(summary)
+    for kind, tried in study.search.items()
+    for job in (study.search_job(kind, rate) for rate in tried)
+    if (summary := jobs.finished_summary(job))
+  }
+  every = {name: results.identity(each) for name, each in found.items()} | searched
+  _check_alike({name: {k: each[k] for k in same} for name, each in every.items()})
+  _check_alike(searched)
   return found
+
+
+def _check_alike(identities: Mapping[str, dict[str, Any]]) -> None:
+  """Raises UserError, with the folders of two runs, unless all identities are equal."""
+  for folder, identity in identities.items():
+    first, expected = next(iter(identities.items()))
+    if identity != expected:
+      raise UserError(f"{first} and {folder} have different data or numerics")
 
 
 def _entries(
@@ -134,9 +148,13 @@ def _compose(
   parts += conclusions or [
     f"No conclusions: they need {comparison.LEAST_SEEDS} seeds of each type."
   ]
+  split = study.config.data.eval_split or "test"
   for name, of_name in entries.items():
     rows = [_row(study, name, entry, of_name) for entry in of_name]
-    parts += [f"## {OPENINGS[name]}", [list(COLUMNS), *rows]]
+    parts += [
+      f"## {OPENINGS[name]}",
+      [[column.format(split) for column in COLUMNS], *rows],
+    ]
   parts += ["## Costs", *_figures(study, entries, facts), *NOTES]
   if study.measured:
     where = study.measured
@@ -148,10 +166,12 @@ def _compose(
   parts += ["## Peak learning rates", _search_table(study)]
   parts += [_search_note(study)]
   if facts:
-    parts += [results.describe_data(facts["data"]), f"Trained on {facts['device']}."]
+    parts += [results.describe_data(facts["data"], plain=True)]
+    parts += [f"Warning: {each}." for each in evaluation.cautions(facts["data"])]
+    parts += [f"Trained on {facts['device']}."]
   missing = len(study.runs()) - len(summaries)
   if missing:
-    parts += [f"**{missing} of {len(study.runs())} runs are not finished.**"]
+    parts += [f"{missing} of {len(study.runs())} runs are not finished."]
   return [*parts, study.command]
 
 
@@ -204,7 +224,9 @@ def _figures(
   )
   found = []
   for number, cost in enumerate(every[0].costs):
-    picture = plots.cost(every, cost, f"accuracy on {data['eval_split']}, %", subtitle)
+    picture = plots.cost(
+      every, cost, f"accuracy on {data['eval_split'] or 'test'}, %", subtitle
+    )
     found.append((f"cost_{number}.png", figures.png(picture)))
   return found
 

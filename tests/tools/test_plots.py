@@ -286,7 +286,9 @@ def group(number):
   ] * 3
   runs = [types.SimpleNamespace(rows=rows)]
   label = f"depthwise_separable, batch_size={number}"
-  return types.SimpleNamespace(label=label, name=label, runs=runs, published=False)
+  return types.SimpleNamespace(
+    label=label, name=label, runs=runs, published=False, eval_split="test"
+  )
 
 
 @pytest.mark.parametrize("number", [1, 3, 20])

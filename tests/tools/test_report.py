@@ -34,9 +34,30 @@ DATASET = datasets.Dataset(
 )
 
 
+# Of `summary.json`, what grouping reads.
+FACTS = {
+  "data": {
+    "name": "cifar10",
+    "fingerprint": "print",
+    "train_split": "train",
+    "eval_split": "test",
+    "train_examples": 64,
+    "eval_examples": 50,
+  },
+  "numerics": 1,
+}
+
+
 @pytest.fixture(autouse=True)
 def data(monkeypatch):
   monkeypatch.setattr(datasets, "load", lambda config: DATASET)
+  finished._evaluation_data.cache_clear()
+
+
+def with_data(run, **changes):
+  """Returns a run that read other data."""
+  facts = {**run.facts, "data": {**run.facts["data"], **changes}}
+  return dataclasses.replace(run, facts=facts)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +81,7 @@ def read(workdir):
 
 
 def test_seeds_are_one_row_with_the_mean_and_deviation_of_the_runs(folders):
-  found = finished.group([finished.load(folder) for folder in folders])
+  found, _ = finished.group([finished.load(folder) for folder in folders])
   assert [[run.workdir.name for run in same] for same in found] == [
     ["p0", "p1"],
     ["g0"],
@@ -68,18 +89,19 @@ def test_seeds_are_one_row_with_the_mean_and_deviation_of_the_runs(folders):
   plain, grouped = (finished.Group(same) for same in found)
   last = [read(folder)[-1] for folder in (folders[0], folders[2])]
   tests = [100 * row["eval_accuracy"] for row in last]
-  gaps = [100 * (row["train_accuracy"] - row["eval_accuracy"]) for row in last]
-  cells = dict(zip(report.COLUMNS, report.row(plain), strict=True))
+  highest = [max(r["train_accuracy"] for r in read(folders[i])) for i in (0, 2)]
+  gaps = [100 * (t - r["eval_accuracy"]) for t, r in zip(highest, last, strict=True)]
+  cells = report.row(plain, [plain, grouped])
   assert cells["config"] == "p" and cells["n"] == "2" and cells["epochs"] == "2"
   mean, deviation = np.mean(tests), np.std(tests, ddof=1)
-  assert cells["test accuracy, %"] == f"{mean:.2f} ± {deviation:.2f}"
+  assert cells["accuracy on test, %"] == f"{mean:.2f} ± {deviation:.2f}"
   assert cells["gap, points"] == f"{np.mean(gaps):.2f} ± {np.std(gaps, ddof=1):.2f}"
   speed = np.mean([row["images_per_second"] for row in last])  # after the first
   assert float(cells["images/s"].split(" ±")[0].replace(",", "")) == pytest.approx(
     speed, abs=0.51
   )
   assert cells["published"] == "-"
-  assert "±" not in report.row(grouped)[5]
+  assert "±" not in report.row(grouped, [grouped])["accuracy on test, %"]
   # 3*3*16*32 + 3*3*32*32 and so on: grouped have a quarter of plain's kernels.
   assert plain.parameters > 3 * grouped.parameters
 
@@ -89,7 +111,7 @@ def test_groups_are_named_by_what_differs(folders):
     return [
       [
         finished.FinishedRun(
-          pathlib.Path("x"), config_lib.override(config_lib.Config(), c), [], {}
+          pathlib.Path("x"), config_lib.override(config_lib.Config(), c), [], FACTS
         )
       ]
       for c in changes
@@ -99,45 +121,52 @@ def test_groups_are_named_by_what_differs(folders):
   assert finished.labels(runs_of(a)) == ["a"]
   assert finished.labels(runs_of(a, b)) == ["a", "b"]
   kinds = [{"name": "a", "model.convolution": k} for k in ("plain", "grouped")]
-  assert finished.labels(runs_of(*kinds)) == ["plain", "grouped"]
-  assert finished.labels(runs_of(*kinds, b)) == ["a, plain", "a, grouped", "b"]
+  words = [f"convolution={kind}" for kind in ("plain", "grouped")]
+  assert finished.labels(runs_of(*kinds)) == words
+  assert finished.labels(runs_of(*kinds, b)) == [*(f"a, {w}" for w in words), "b"]
+  rates = [{"name": "a", "schedule.learning_rate": rate} for rate in ("0.003", "0.1")]
+  assert finished.labels(runs_of(*rates))[0] == "learning_rate=0.003"
+  flips = [{"name": "a", "augmentation.flip": flip} for flip in ("True", "False")]
+  assert finished.labels(runs_of(*flips)) == ["flip=True", "flip=False"]
+  optimizers = [{"name": "a", "optimizer.name": o} for o in ("adam", "sgd")]
+  assert finished.labels(runs_of(*optimizers))[1] == "optimizer.name=sgd"
   both = [{**kind, "batch_size": str(n)} for kind in kinds for n in (1, 2)]
   assert finished.labels(runs_of(*both))[3] == "batch_size=2, convolution=grouped"
   # Keys that do not affect the result do not separate groups.
   free = {**a, "seed": "2", "eval_every": "7", "data.data_dir": "/elsewhere"}
-  (group,) = finished.group([same[0] for same in runs_of(a, free)])
+  (group,), _ = finished.group([same[0] for same in runs_of(a, free)])
   assert [run.config.seed for run in group] == [1, 2]
 
 
 def test_predictions_are_counted_by_class(folders):
   group = finished.Group([finished.load(folders[0])])
-  matrix = group.confusion()
+  found = group.predictions
+  matrix = finished.confusion(found)
   assert matrix.sum() == 50
   np.testing.assert_array_equal(matrix.sum(1), np.bincount(DATASET.eval.labels))
   accuracy = read(folders[0])[-1]["eval_accuracy"]
   assert np.trace(matrix) == round(50 * accuracy)
-  for label, line in enumerate(report.class_rows(group)):
+  for label, line in enumerate(report.class_rows(found)):
     accuracy = 100 * matrix[label, label] / matrix[label].sum()
     assert line[:3] == [CLASSES[label], str(matrix[label].sum()), f"{accuracy:.1f}"]
-  wrong = group.mistakes(100)
+  wrong = finished.mistakes(found, 100)
   assert len(wrong) == 50 - np.trace(matrix)
-  sure = group.probabilities[wrong].max(1)
-  assert (np.diff(sure) <= 0).all()
-  assert all(group.probabilities[i].argmax() != DATASET.eval.labels[i] for i in wrong)
+  assert (np.diff(found.confidence[wrong]) <= 0).all()
+  assert all(found.predicted[i] != DATASET.eval.labels[i] for i in wrong)
 
 
 def test_a_published_network_is_compared_with_its_published_result(folders):
   run = finished.load(folders[0])
   run.config.name = "net6b"
+  run = with_data(run, train_examples=50_000, eval_examples=10_000)
   group = finished.Group([run])
-  cells = dict(zip(report.COLUMNS, report.row(group), strict=True))
+  cells = report.row(group, [group])
   assert cells["published"] == "64.40"  # after two epochs
   assert finished.Group([run], "net6b, sgd").published is None  # another recipe
-  (line,) = [
-    line
-    for line in plots.curves([group]).axes[0].get_lines()
-    if line.get_label() == "net6b, published"
-  ]
+  figure = plots.curves([group])
+  (line,) = [line for line in figure.axes[0].get_lines() if line.get_gid()]
+  texts = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert texts == ["net6b", "net6b, published"]
   np.testing.assert_allclose(np.round(line.get_ydata()[1], 2), 64.40)
 
 
@@ -145,7 +174,7 @@ def test_a_published_network_is_compared_with_its_published_result(folders):
 def groups(folders):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(datasets, "load", lambda config: DATASET)
-    grouped = finished.group([finished.load(folder) for folder in folders])
+    grouped, _ = finished.group([finished.load(folder) for folder in folders])
     return [finished.Group(same) for same in grouped]
 
 
@@ -155,20 +184,25 @@ def history(folders, name):
 
 
 @pytest.fixture
-def uncertain(groups, monkeypatch):
-  """A group whose network is often wrong: random probabilities."""
+def uncertain(groups):
+  """Predictions that are often wrong, with random probabilities."""
   probabilities = np.random.default_rng(0).dirichlet((1, 1, 1), 50)
-  monkeypatch.setattr(groups[0], "probabilities", probabilities)
-  return groups[0]
+  return dataclasses.replace(
+    groups[0].predictions,
+    predicted=probabilities.argmax(-1),
+    confidence=probabilities.max(-1),
+  )
 
 
 def test_curves_are_the_means_over_the_seeds(folders, groups):
   both = (folders[0], folders[2])
   test, train = (100 * history(both, f"{s}_accuracy") for s in ("eval", "train"))
   losses = [history(both, f"{s}_loss") for s in ("eval", "train")]
-  panels = plots.curves(groups).axes
-  assert panels[0].get_lines()[0].get_label() == "p"
-  for axes, curves in zip(panels, ([test, train], losses, [train - test]), strict=True):
+  figure = plots.curves(groups)
+  panels = figure.axes
+  assert figure.legends[0].get_texts()[0].get_text() == "p"
+  gap = np.maximum.accumulate(train, 1) - test
+  for axes, curves in zip(panels, ([test, train], losses, [gap]), strict=True):
     for line, values in zip(axes.get_lines(), curves, strict=False):
       np.testing.assert_array_equal(line.get_xdata(), [1, 2])
       np.testing.assert_allclose(line.get_ydata(), values.mean(0))
@@ -216,7 +250,8 @@ def test_the_budget_names_data_epochs_and_n_or_their_ranges(groups):
 def test_the_report_says_what_the_front_joins_or_that_there_is_none(
   groups, monkeypatch
 ):
-  *pictures, text = report._costs(groups)
+  heading, *pictures, text = report._costs(groups)
+  assert heading == "## Costs"
   assert [name for name, _ in pictures] == ["cost_0.png", "cost_1.png", "cost_2.png"]
   assert "No Pareto front is drawn: no two configs have 3 seeds in common." in text
   same = {seed: 50.0 + seed for seed in range(3)}
@@ -228,7 +263,7 @@ def test_the_report_says_what_the_front_joins_or_that_there_is_none(
 
 
 def test_confusion_has_true_classes_in_rows(uncertain):
-  predicted = uncertain.probabilities.argmax(-1)
+  predicted = uncertain.predicted
   axes = plots.confusion(uncertain).axes[0]
   shown = {text.get_position(): float(text.get_text()) for text in axes.texts}
   for row in range(3):
@@ -246,9 +281,9 @@ def test_mistakes_show_image_true_and_predicted_class(uncertain):
     pixels = axes.images[0].get_array()
     (image,) = np.flatnonzero((DATASET.eval.images == pixels).all((1, 2, 3)))
     true, predicted = axes.get_title().splitlines()
-    likeliest = int(uncertain.probabilities[image].argmax())
+    likeliest = int(uncertain.predicted[image])
     assert true == CLASSES[DATASET.eval.labels[image]] != CLASSES[likeliest]
-    share = uncertain.probabilities[image, likeliest]
+    share = uncertain.confidence[image]
     assert predicted == f"{CLASSES[likeliest]} {share:.0%}"
 
 
@@ -308,20 +343,21 @@ def test_names_are_escaped_in_html():
 def test_runs_that_cannot_be_compared_are_refused(
   folders, tmp_path, monkeypatch, capsys
 ):
-  with pytest.raises(UserError, match="no finished run here"):
+  with pytest.raises(UserError, match="it is not finished"):
     finished.load(tmp_path)
-  same = [finished.load(folders[0]), finished.load(folders[0])]
-  with pytest.raises(UserError, match="two runs of the same config and seed"):
-    finished.group(same)
   info = datasets.Info("cifar10", "1", 0, "another", CLASSES)
   other = datasets.Dataset(DATASET.train, DATASET.eval, info)
   monkeypatch.setattr(datasets, "load", lambda config: other)
-  with pytest.raises(UserError, match="evaluated on other data"):
-    finished.Group(same[:1])
+  finished._evaluation_data.cache_clear()
+  group = finished.Group([finished.load(folders[0])])
+  assert group.predictions is None
+  assert "evaluated on other data" in group.trouble[0]
   for argv, words in (
     ([], "no RUN is given"),
     (["x"], "--output=DIR is missing"),
     ([str(tmp_path), f"--output={tmp_path}"], "no finished run"),
+    (["none", "--output=x"], "none: left out: does not exist"),
+    (["x", "--output=x", "--checkpoint=first"], "--checkpoint='first'"),
   ):
     assert report.main(argv) == 2
     error = capsys.readouterr().err

@@ -288,7 +288,7 @@ def test_the_table_is_written_before_the_first_run_and_after_each(tmp_path):
   [
     ({"download_size": None}, "**not made from the original files**"),
     ({"train_examples": 1000, "train_split": "train[:1000]"}, "**Not all images**"),
-    ({"eval_split": "train[:10000]"}, "**Not the test images.**"),
+    ({"eval_split": "train[:10000]"}, "**Not the training and test images.**"),
     ({"name": "shapes10"}, "**Not cifar10"),
   ],
 )

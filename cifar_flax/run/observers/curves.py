@@ -53,16 +53,15 @@ def render(
   left.set_ylabel("accuracy, %", color=TEXT)
   right.set_ylabel("loss (cross-entropy)", color=TEXT)
   handles, labels = left.get_legend_handles_labels()
-  figure.legend(
+  figures.legend(
+    figure,
     handles,
     labels,
     ncols=len(labels),
     loc="upper left",
     borderaxespad=0,
     bbox_to_anchor=(0.049, 0.915),
-    frameon=False,
     fontsize=9.5,
-    labelcolor=TEXT,
   )
   return figures.png(figure)
 
