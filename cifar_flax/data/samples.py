@@ -1,7 +1,6 @@
 """Draws images of a data set, one row per class, plain and augmented."""
 
 import textwrap
-import warnings
 from typing import Any
 
 import jax
@@ -53,27 +52,22 @@ def render(
   size = (max(2 * inches[0] + margin + 0.4, 5.0), inches[1] + 0.6 + below)
   figure = Figure(figsize=size, dpi=100)
   style: dict[str, Any] = {"fontsize": 9, "color": figures.TEXT}
-  figure.text(0.1 / size[0], 0.1 / size[1], note, parse_math=False, **style)
+  figure.text(0.1 / size[0], 0.1 / size[1], note, **style)
   left, top = margin / size[0], below / size[1]
   share = inches / (figure.get_figwidth(), figure.get_figheight())
   titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
   for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
     axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
     axes.imshow(grid, interpolation="nearest", aspect="auto")
-    axes.set_title(
-      shown(title), fontsize=10, color=figures.TEXT, loc="left", parse_math=False
-    )
+    axes.set_title(shown(title), fontsize=10, color=figures.TEXT, loc="left")
     axes.set_xticks([])
     places = [height * (row + 0.5) for row in range(rows)]
     labels = names if i == 0 else [""] * rows
-    axes.set_yticks(places, labels, parse_math=False, **style)
+    axes.set_yticks(places, labels, **style)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
       spine.set_visible(False)
-  with warnings.catch_warnings():
-    # Names may be in scripts that Matplotlib's font lacks.
-    warnings.filterwarnings("ignore", "Glyph .* missing from font")
-    return figures.png(figure)
+  return figures.png(figure)
 
 
 def left_out(dataset: datasets.Dataset, columns: int) -> str:

@@ -7,7 +7,6 @@ gradient-based localization".
 import functools
 import pathlib
 import textwrap
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,10 +163,7 @@ def render(
     sheet.words(left + 2 * (_SIDE + _GAP), top_edge + _SIDE / 2, words)
   _draw_scale(sheet.axes(_GAP, bottom + 0.1, 2 * _SIDE + _GAP, 0.12))
   sheet.words(2 * _SIDE + 3 * _GAP, bottom + 0.16, f"grey: {_NO_REGION}")
-  with warnings.catch_warnings():
-    # Names may be in scripts that Matplotlib's font lacks.
-    warnings.filterwarnings("ignore", "Glyph .* missing from font")
-    return figures.png(sheet.figure)
+  return figures.png(sheet.figure)
 
 
 class _Sheet:
@@ -184,11 +180,11 @@ class _Sheet:
     return self.figure.add_axes(place)
 
   def words(self, left: float, middle: float, text: str, **style: Any) -> None:
-    """Writes a text as it is: it may be a user's, with `$` and `_` in it."""
+    """Writes a text."""
     usual: dict[str, Any] = {"fontsize": 8, "color": TEXT, "va": "center"}
     width, height = self._size
     place = (left / width, 1 - middle / height)
-    self.figure.text(*place, text, **usual | style, parse_math=False)
+    self.figure.text(*place, text, **usual | style)
 
 
 def _lines(file: pathlib.Path, best: Sequence[tuple[str, float]]) -> list[str]:
