@@ -204,8 +204,8 @@ def another_version(error: Exception) -> UserError:
   )
 
 
-# Keys of `summary.json` that are read again, and of a row of `metrics.jsonl`.
-_SUMMARY_TYPES: dict[str, Any] = {
+# Keys of `summary.json` that are read again; runs of earlier versions lack `_LATER`.
+_SUMMARY: dict[str, Any] = {
   "parameters": int,
   "num_epochs": int,
   "final_eval_accuracy": float | int,
@@ -215,16 +215,18 @@ _SUMMARY_TYPES: dict[str, Any] = {
   "versions": dict,
   "data": dict,
 }
-_ROW_TYPES: dict[str, Any] = {
-  "epoch": int,
-  "step": int,
-  "lr": float | int,
-  "train_loss": float | int,
-  "train_accuracy": float | int,
-  "eval_loss": float | int | None,
-  "eval_accuracy": float | int | None,
-  "images_per_second": float | int,
-  "seconds": float | int,
+_LATER: dict[str, Any] = {
+  "flip_eval_accuracy": float | int | None,
+  "numerics": int,
+}
+_SUMMARY_DATA: dict[str, Any] = {
+  "name": str,
+  "version": str,
+  "fingerprint": str,
+  "train_split": str,
+  "eval_split": str,
+  "train_examples": int,
+  "eval_examples": int,
 }
 
 
@@ -239,33 +241,10 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     content = files.read_json(file)
   except FileNotFoundError:
     return None
-  files.check_types(file, content, _SUMMARY_TYPES)
-  if "flip_eval_accuracy" in content:  # older ones lack it
-    files.check_types(file, content, {"flip_eval_accuracy": float | int | None})
+  later = {key: kind for key, kind in _LATER.items() if key in content}
+  files.check_types(file, content, _SUMMARY | later)
+  files.check_types(file, content["data"], _SUMMARY_DATA)
   return content
-
-
-def read_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of `metrics.jsonl`.
-
-  Raises:
-    UserError: the file is missing or damaged.
-  """
-  file, rows = workdir / "metrics.jsonl", []
-  try:
-    for line in file.read_bytes().splitlines():
-      rows.append(json.loads(line))
-      if not isinstance(rows[-1], dict):
-        raise ValueError(f"line {len(rows)} does not hold an object")
-  except OSError as error:
-    raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{file}: damaged ({error})") from None
-  for number, row in enumerate(rows, 1):
-    files.check_types(file, row, _ROW_TYPES)
-    if row["epoch"] != number:
-      raise UserError(f"{file}: damaged (line {number} has epoch {row['epoch']})")
-  return rows
 
 
 def finished_summary(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:

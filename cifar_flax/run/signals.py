@@ -45,12 +45,12 @@ def shell_code(code: int) -> int:
 
 
 def heeded() -> tuple[signal.Signals, ...]:
-  """Returns the signals of `SIGNALS` that were not ignored when the process started.
+  """Returns the signals of `SIGNALS` that this process does not ignore.
 
   `nohup` makes a process ignore SIGHUP, and a shell script makes its background
-  processes ignore Ctrl-C. They stay ignored.
+  processes ignore Ctrl-C. They stay ignored, and so does what C code handles (None).
   """
-  return tuple(n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN)
+  return tuple(n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None))
 
 
 class Request:

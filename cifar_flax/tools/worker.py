@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 
+from cifar_flax import command_line
 from cifar_flax import main as main_lib
 from cifar_flax.run import signals, streams
 
@@ -27,9 +28,12 @@ def serve(orders, answers) -> None:
   """
   for line in orders:
     order = json.loads(line)
-    if order["log"] is not None:
-      _send_output_to(order["log"])
-    code = main_lib.main(order["arguments"])
+    try:
+      if order["log"] is not None:
+        _send_output_to(order["log"])
+      code = main_lib.main(order["arguments"])
+    except OSError as error:  # the log cannot be written
+      code = command_line.report_error(error)
     gc.collect()  # frees the images and the state of the run
     with contextlib.suppress(BrokenPipeError):  # the parent has been killed
       print(code, file=answers, flush=True)

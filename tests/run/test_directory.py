@@ -18,18 +18,15 @@ SUMMARY = {
   "seconds": 7.5,
   "device": "1 x cpu",
   "versions": {},
-  "data": {},
-}
-ROW = {
-  "epoch": 1,
-  "step": 10,
-  "lr": 0.1,
-  "train_loss": 2,
-  "train_accuracy": 0.5,
-  "eval_loss": None,
-  "eval_accuracy": None,
-  "images_per_second": 10.0,
-  "seconds": 1.5,
+  "data": {
+    "name": "shapes10",
+    "version": "1.0.0",
+    "fingerprint": "abc",
+    "train_split": "train",
+    "eval_split": "test",
+    "train_examples": 7,
+    "eval_examples": 7,
+  },
 }
 
 
@@ -84,7 +81,9 @@ CHANGES = [
   {"final_eval_accuracy": [0.5]},
   {"flip_eval_accuracy": "0.5"},
   {"device": 3},
+  {"numerics": "1"},
   {"data": []},
+  {"data": SUMMARY["data"] | {"fingerprint": None}},
 ]
 DAMAGED_SUMMARIES = [
   *DAMAGED,
@@ -109,25 +108,6 @@ def test_a_damaged_summary_is_named_and_counts_as_missing(tmp_path, caplog):
   assert directory.finished_summary(tmp_path, config) == SUMMARY
 
 
-def test_damaged_metrics_are_named(tmp_path):
-  file, line = tmp_path / "metrics.jsonl", json.dumps(ROW).encode()
-  for content in (
-    *DAMAGED[2:],
-    line[:-1],
-    line + b"\n" + line,
-    json.dumps(ROW | {"train_loss": "2"}).encode(),
-    json.dumps(ROW | {"epoch": 2}).encode(),
-  ):
-    put(file, content)
-    with pytest.raises(UserError, match=f"{file}: damaged"):
-      directory.read_rows(tmp_path)
-  put(file, None)
-  with pytest.raises(UserError, match=f"{file}: cannot be read"):
-    directory.read_rows(tmp_path)
-  put(file, line + b"\n")
-  assert directory.read_rows(tmp_path) == [ROW]
-
-
 def test_a_run_writes_its_damaged_files_again(tmp_path):
   lab = Lab(tmp_path)
   lab.complete(workdir := lab.new("run"), num_epochs="2")
@@ -140,7 +120,6 @@ def test_a_run_writes_its_damaged_files_again(tmp_path):
   assert code == 0 and error.startswith(f"{workdir}/summary.json: damaged (")
   assert outcome(workdir) == before
   assert directory.read_summary(workdir)["num_epochs"] == 2
-  assert directory.read_rows(workdir)[-1]["epoch"] == 2
   config_lib.load(str(workdir / "config.json"))
   for name in ("summary.json", "metrics.jsonl", "config.json", "lock"):
     content = (workdir / name).read_bytes()

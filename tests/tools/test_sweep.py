@@ -1,6 +1,7 @@
 """Sweeps: planning, training, resuming, and several runs at once."""
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from cifar_flax import main, registry
 from cifar_flax.errors import UserError
 from cifar_flax.run import signals
 from cifar_flax.tools import jobs, sweep
+from cifar_flax.tools import worker as worker_lib
 from tests.tools.test_reproduce import FakeMain
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -514,3 +516,11 @@ def test_an_error_of_the_sweep_itself_lets_the_runs_save(tmp_path, worker):
   with pytest.raises(OSError, match=r"results\.md"):
     jobs.train_all(planned, fail, at_once=2)
   assert saved.exists()
+
+
+def test_a_log_that_cannot_be_written_is_an_error_of_its_run_alone(tmp_path, capsys):
+  order = json.dumps({"arguments": [], "log": str(tmp_path)})
+  answers = io.StringIO()
+  worker_lib.serve([order, order], answers)
+  assert answers.getvalue() == "1\n1\n"
+  assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n" * 2
