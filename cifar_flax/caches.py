@@ -1,22 +1,35 @@
-"""Cache folders of the user, for decoded images and for compiled programs.
+"""Cache folders of the user: decoded images, hashes of files and compiled programs.
 
-They may be deleted at any time. JAX itself reads and writes the compiled programs; in a
-distributed run, every process reads them and process 0 writes them. JAX's key for a
-program covers versions, XLA flags, devices and the processor's instruction set. A
-cached program is code that will be executed, so its folder is used only if no other
-user can write to it.
+Each is bounded by `MAX_BYTES`. They may be deleted at any time. JAX itself reads and
+writes the compiled programs; in a distributed run, every process reads them and process
+0 writes them. JAX's key for a program covers versions, XLA flags, devices and the
+processor's instruction set. A cached program is code that will be executed, so its
+folder is used only if no other user can write to it.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import pathlib
 import stat
+import tempfile
+import time
 import zlib
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, NamedTuple
 
 COMPILED = "compiled"
-MAX_BYTES = 256 << 20  # several hundred programs; net6b on a CPU needs under 1 MB
+DATA = "data"
+HASHES = "hashes"
+# The most that each folder keeps; the least recently used files are deleted first.
+MAX_BYTES = {
+  COMPILED: 256 << 20,  # several hundred programs; net6b on a CPU needs under 1 MB
+  DATA: 2 << 30,  # decoded images; CIFAR-10 needs 185 MB, SVHN with `extra` 1.9 GB
+  HASHES: 64 << 10,  # a thousand
+}
+TEMPORARY = ".incomplete"  # suffix of a file that is being written
+MAX_TEMPORARY_SECONDS = 3600.0  # an older one was left by a process that was killed
 MIN_SECONDS = 0.1  # programs that compile faster than this are not cached
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -114,18 +127,71 @@ def keep_compiled_programs() -> None:
   try:
     folder = private_folder(COMPILED)
     check_irreplaceable(folder)
-    evict(folder, MAX_BYTES)
+    evict(folder, MAX_BYTES[COMPILED])
   except OSError as error:
     warn("compiled programs", error)
   else:
     config.update("jax_compilation_cache_dir", str(folder))
 
 
-def evict(folder: pathlib.Path, max_bytes: int) -> None:
-  """Deletes damaged files, then the least recently used until the rest fits.
+def tidy(name: str) -> None:
+  """Bounds a cache folder; does nothing if there is none that can be used."""
+  with contextlib.suppress(OSError):
+    evict(private_folder(name), MAX_BYTES[name])
 
-  JAX limits the size of its cache only with an optional package. When the disk is full,
-  it leaves a truncated file, which fails to load at every start.
+
+def write(path: pathlib.Path, fill: Callable[[BinaryIO], object]) -> None:
+  """Writes a file of a cache atomically.
+
+  Args:
+    path: the file.
+    fill: writes the content.
+
+  Raises:
+    OSError: it cannot be written; nothing is left behind.
+  """
+  descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=TEMPORARY)
+  try:
+    with os.fdopen(descriptor, "wb") as file:
+      fill(file)
+    os.replace(temporary, path)
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(temporary)
+
+
+class Entry(NamedTuple):
+  """Something that a cache keeps.
+
+  Attributes:
+    used: when it was last used, in seconds since 1970.
+    size: in bytes.
+    delete: deletes it, and returns whether it did.
+  """
+
+  used: float
+  size: int
+  delete: Callable[[], bool]
+
+
+def evict_entries(entries: Iterable[Entry], max_bytes: int) -> None:
+  """Deletes the least recently used entries until the rest fits, or one is left."""
+  kept = sorted(entries, key=lambda entry: entry.used)
+  total = sum(entry.size for entry in kept)
+  for entry in kept[:-1]:
+    if total <= max_bytes:
+      break
+    if entry.delete():
+      total -= entry.size
+
+
+def evict(folder: pathlib.Path, max_bytes: int) -> None:
+  """Deletes what is of no use, then the least recently used until the rest fits.
+
+  Of no use are damaged programs, and temporary files that a killed process left. JAX
+  limits the size of its cache only with an optional package. When the disk is full, it
+  leaves a truncated file, which fails to load at every start. A process that is reading
+  a deleted file reads it to its end, and one that is writing a temporary file keeps it.
 
   Args:
     folder: the cache folder.
@@ -140,18 +206,23 @@ def evict(folder: pathlib.Path, max_bytes: int) -> None:
       status = path.stat()
       if not stat.S_ISREG(status.st_mode):
         continue
+      if path.name.endswith(TEMPORARY):
+        if time.time() - status.st_mtime > MAX_TEMPORARY_SECONDS:
+          path.unlink()
+        continue
       if not _is_intact(path, status):
         path.unlink()
         continue
     except FileNotFoundError:  # deleted by another process that tidies the folder
       continue
-    kept.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-  total = sum(size for _, size, _ in kept)
-  for _, size, path in sorted(kept):
-    if total <= max_bytes:
-      break
-    path.unlink(missing_ok=True)
-    total -= size
+    used = max(status.st_atime, status.st_mtime)
+    kept.append(Entry(used, status.st_size, functools.partial(_unlink, path)))
+  evict_entries(kept, max_bytes)
+
+
+def _unlink(path: pathlib.Path) -> bool:
+  path.unlink(missing_ok=True)
+  return True
 
 
 def _is_intact(path: pathlib.Path, status: os.stat_result) -> bool:

@@ -8,15 +8,12 @@ member's checksum on reading, and nothing is unpickled.
 import contextlib
 import logging
 import os
-import pathlib
-import tempfile
 
 import numpy as np
 
 from cifar_flax import caches
 from cifar_flax.data.records import Records
 
-FOLDER = "data"  # the name given to `caches.private_folder`
 _FIELDS = ("images", "labels", "ids")
 
 
@@ -33,7 +30,8 @@ def load(
     num_classes: The number of classes; every label must be below it.
   """
   try:
-    path = caches.private_folder(FOLDER) / f"{key}.npz"
+    caches.tidy(caches.DATA)
+    path = caches.private_folder(caches.DATA) / f"{key}.npz"
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       fingerprint = str(arrays["fingerprint"])
       splits = {
@@ -48,6 +46,8 @@ def load(
   if not all(splits[name].fits(count, num_classes) for name, count in counts.items()):
     logging.warning("Rebuilding the damaged cache file %s (wrong arrays).", path)
     return None
+  with contextlib.suppress(OSError):
+    os.utime(path)  # many file systems record at most one time of reading per day
   return splits, fingerprint
 
 
@@ -59,17 +59,8 @@ def store(key: str, splits: dict[str, Records], fingerprint: str) -> None:
     for field in _FIELDS
   }
   try:
-    _write(caches.private_folder(FOLDER) / f"{key}.npz", arrays)
+    path = caches.private_folder(caches.DATA) / f"{key}.npz"
+    caches.write(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
   except OSError as error:
     caches.warn("the decoded images", error)
-
-
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-  descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".incomplete")
-  try:
-    with os.fdopen(descriptor, "wb") as file:
-      np.savez(file, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      os.unlink(temporary)
+  caches.tidy(caches.DATA)

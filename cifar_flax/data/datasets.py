@@ -4,12 +4,13 @@ dataset = datasets.load(config.data)
 dataset.train.images  # uint8 [n, 32, 32, 3]
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,11 @@ def load(config: Data) -> Dataset:
     UserError: the dataset cannot be found, downloaded or read, or a split string is
       invalid or selects no examples.
   """
-  folder = _locate(config)
+  with _located(config) as folder:
+    return _load(config, folder)
+
+
+def _load(config: Data, folder: pathlib.Path) -> Dataset:
   source = registry.DATASETS.get(config.dataset)
   builder = records.open_folder(folder, source.num_classes if source else None)
   # Parsed before the slow decoding, so that a mistyped split fails at once.
@@ -123,6 +128,27 @@ def load(config: Data) -> Dataset:
     pair = [_identities(splits, chosen, False) for chosen in positions.values()]
   repeated = sum(len(each) - len(np.unique(each)) for each in pair)
   return Dataset(train, evaluation, info, common, repeated)
+
+
+@contextlib.contextmanager
+def _located(config: Data) -> Iterator[pathlib.Path]:
+  """Yields the folder of the prepared dataset, preparing it first if necessary.
+
+  Copies of folders of pictures are bounded; this one is kept until the context ends.
+  """
+  folder = _locate(config)
+  if not config.dataset.startswith(registry.FOLDER):
+    yield folder
+    return
+  from cifar_flax.data.sources import preparing
+
+  while True:
+    with preparing.in_use(folder) as exists:
+      if exists:
+        preparing.tidy_copies(folder.parents[1])
+        yield folder
+        return
+    folder = _locate(config)  # another process has just deleted it
 
 
 def _locate(config: Data) -> pathlib.Path:

@@ -16,6 +16,7 @@ from array_record.python import (
 from PIL import Image
 from tqdm import tqdm
 
+from cifar_flax.data import hashes
 from cifar_flax.errors import UserError
 
 IMAGE_SHAPE = (32, 32, 3)
@@ -121,7 +122,7 @@ def _check_features(
 
 
 def hash_files(folder: pathlib.Path, builder: Any) -> str:
-  """Returns the sha256 of the names, sizes and contents of the dataset's files.
+  """Returns a sha256 of the names, sizes and contents of the dataset's files.
 
   It identifies the files, not the data: TFDS writes the features of an example in an
   order that changes from process to process, so equal data may have different hashes.
@@ -142,12 +143,10 @@ def hash_files(folder: pathlib.Path, builder: Any) -> str:
   for path in sorted(paths, key=lambda path: path.name):
     _check_readable(path)
     try:
-      digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-      with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-          digest.update(chunk)
+      content = hashes.of_file(path)
     except OSError as error:
       raise _damaged(path, error.strerror) from error
+    digest.update(f"{path.name}\0{path.stat().st_size}\0{content}\n".encode())
   return digest.hexdigest()
 
 
