@@ -538,6 +538,22 @@ def override(config: Config, assignments: dict[str, str]) -> Config:
   return config
 
 
+def shown_data(data: Data) -> str:
+  """Returns the key that says where the data are, and its value, for messages."""
+  is_folder = data.dataset.startswith(registry.FOLDER)
+  name = "data_dir" if data.data_dir and not is_folder else "dataset"
+  return f"config.data.{name}={getattr(data, name)!r}"
+
+
+def is_moved_folder(name: str, before: Any, now: Any) -> bool:
+  """Returns whether a key differs only in the path of a folder of pictures.
+
+  Data are known by their fingerprint, so the path may differ if that does not.
+  """
+  values = (before, now)
+  return name == "data.dataset" and all(v.startswith(registry.FOLDER) for v in values)
+
+
 def from_dict(values: dict[str, Any], source: str) -> Config:
   """Returns the config in a flat or nested dictionary that was read from `source`."""
   config, known = Config(), fields()

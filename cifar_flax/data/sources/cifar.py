@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from cifar_flax import places
 from cifar_flax.data.sources import archives, download, preparing
-from cifar_flax.errors import UserError
 
 # TFDS's own URL; sizes and checksums are in `archives.PUBLISHED`.
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -102,11 +101,10 @@ def _download(data_dir: pathlib.Path, name: str) -> pathlib.Path:
   try:
     download.fetch(URL + file, path, wanted.size, wanted.checksum)
   except download.DownloadError as error:
-    raise UserError(
-      f"{name} is not prepared in {data_dir}, and {URL}{file} cannot be downloaded"
-      f" ({error}). Try again later (the download resumes); or set TFDS_DATA_DIR or"
-      " data.data_dir to a folder where TFDS has prepared it; or set data.archive to a"
-      f" copy of {' or '.join(published)}; or set data.dataset=shapes10, which needs no"
-      " download."
+    raise download.explain(
+      error,
+      f"{name} is not prepared in {data_dir}",
+      URL + file,
+      f"a copy of {' or '.join(published)}",
     ) from error
   return path

@@ -4,6 +4,8 @@ TFDS's own downloader retries for minutes if there is no network, and restarts t
 from its beginning if a connection breaks.
 """
 
+import contextlib
+import contextvars
 import hashlib
 import http
 import http.client
@@ -14,9 +16,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from tqdm import tqdm
+
+from cifar_flax.errors import UserError
 
 # The longest wait for a connection to each address of the host, for the response and
 # for more bytes. It does not limit name resolution: measured against silent name
@@ -32,6 +37,47 @@ class DownloadError(Exception):
   """The file could not be downloaded; the message states the cause."""
 
 
+# The command that must not download, or "".
+_forbidden_in = contextvars.ContextVar("_forbidden_in", default="")
+
+
+@contextlib.contextmanager
+def forbidden(command: str) -> Iterator[None]:
+  """Makes `fetch` fail at once inside the context.
+
+  Args:
+    command: what does not download, for the message.
+  """
+  token = _forbidden_in.set(command)
+  try:
+    yield
+  finally:
+    _forbidden_in.reset(token)
+
+
+def explain(error: DownloadError, name: str, url: str, files: str) -> UserError:
+  """Returns the error for data that are neither prepared nor can be downloaded.
+
+  Args:
+    error: what `fetch` raised.
+    name: the dataset and where it was looked for.
+    url: the file's address.
+    files: the official files, of which there may be a copy.
+  """
+  if command := _forbidden_in.get():
+    return UserError(
+      f"{name}, and {command} does not download it. Evaluate one of the runs, which"
+      " does (eval --workdir=RUN), or set TFDS_DATA_DIR or data.data_dir to a folder"
+      f" where TFDS has prepared it, or data.archive to {files}."
+    )
+  return UserError(
+    f"{name}, and {url} cannot be downloaded ({error}). Try again later (the download"
+    " resumes); or set TFDS_DATA_DIR or data.data_dir to a folder where TFDS has"
+    f" prepared it; or set data.archive to {files}; or set data.dataset=shapes10, which"
+    " needs no download."
+  )
+
+
 def fetch(url: str, path: pathlib.Path, size: int, sha256: str) -> None:
   """Downloads a file, resuming what an earlier call left incomplete.
 
@@ -44,6 +90,8 @@ def fetch(url: str, path: pathlib.Path, size: int, sha256: str) -> None:
   Raises:
     DownloadError: the host does not respond, or the file has another size or checksum.
   """
+  if command := _forbidden_in.get():
+    raise DownloadError(f"{command} does not download")
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f"{path.name}.part")
   with part.open("ab") as file:

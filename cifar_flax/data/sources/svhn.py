@@ -106,11 +106,11 @@ def _download(path: pathlib.Path) -> None:
   try:
     download.fetch(URL + path.name, path, *PUBLISHED[path.name])
   except download.DownloadError as error:
-    raise UserError(
-      f"svhn_cropped is not prepared in the data folder, and {URL}{path.name} cannot be"
-      f" downloaded ({error}). Try again later (the download resumes); or set"
-      " TFDS_DATA_DIR or data.data_dir to a folder where TFDS has prepared it; or set"
-      f" data.archive to a folder with {', '.join(PUBLISHED)}."
+    raise download.explain(
+      error,
+      f"svhn_cropped is not prepared in {path.parents[2]}",
+      URL + path.name,
+      f"a folder with {', '.join(PUBLISHED)}",
     ) from error
 
 
