@@ -147,14 +147,14 @@ def resume(
   run, trained_config, record = run_of(content)
   fingerprint, free = run["fingerprint"], {*free_keys(config), *may_differ}
   for name, (before, now) in effects.differences(trained_config, config).items():
-    if name not in free:
+    if name not in free and not config_lib.is_moved_folder(name, before, now):
       raise UserError(
         f"config.{name}={now!r}: this run directory was trained with {before!r}; "
         "keep that value, or choose another --workdir"
       )
   if fingerprint != info.fingerprint:
     raise UserError(
-      f"config.data.data_dir={config.data.data_dir!r}: contains other data "
+      f"{config_lib.shown_data(config.data)}: contains other data "
       f"({info.fingerprint[:12]}) than this run was trained on "
       f"({fingerprint[:12]}); restore that data, or choose another --workdir"
     )

@@ -7,15 +7,16 @@ import math
 import os
 import pathlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cifar_flax import config as config_lib
-from cifar_flax import effects, published
+from cifar_flax import effects, published, registry
 from cifar_flax.config import Config
 from cifar_flax.data import datasets
+from cifar_flax.data.sources import download
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
 from cifar_flax.text import shown
@@ -293,8 +294,32 @@ class Group:
 
 @functools.lru_cache(maxsize=1)  # many groups read the same images
 def _evaluation_data(data: str) -> tuple[datasets.Split, datasets.Info]:
-  dataset = datasets.load(config_lib.Data(**json.loads(data)))
+  with download.forbidden("report"):
+    dataset = datasets.load(config_lib.Data(**json.loads(data)))
   return dataset.eval, dataset.info
+
+
+def relocate(runs: Sequence[FinishedRun], overrides: Mapping[str, str]) -> None:
+  """Sets where the data of runs are now; their fingerprint is checked when they are read.
+
+  Args:
+    runs: the runs.
+    overrides: `data.data_dir`, `data.archive` and `data.dataset=folder:PATH` as text.
+      The last applies to runs on folders of pictures.
+
+  Raises:
+    UserError: another key is given, or a value is wrong.
+  """
+  for key, text in overrides.items():
+    movable = key == "data.dataset" and text.startswith(registry.FOLDER)
+    if key not in ("data.data_dir", "data.archive") and not movable:
+      raise UserError(
+        f"config.{key}={text!r}: a report takes only where the data are: data.data_dir,"
+        " data.archive or data.dataset=folder:PATH"
+      )
+    for run in runs:
+      if not movable or run.config.data.dataset.startswith(registry.FOLDER):
+        config_lib.override(run.config, {key: text})
 
 
 def _predictions(run: FinishedRun, which: str) -> Predictions:
@@ -311,7 +336,7 @@ def _predictions(run: FinishedRun, which: str) -> Predictions:
   if info.fingerprint != run.facts["data"]["fingerprint"]:
     raise UserError(
       "it was evaluated on other data than "
-      f"config.data.data_dir={run.config.data.data_dir!r} holds now"
+      f"{config_lib.shown_data(run.config.data)} holds now"
     )
   predicted = np.zeros(len(split.labels), np.int64)
   confidence = np.zeros(len(split.labels))
@@ -405,6 +430,8 @@ def settings(run: FinishedRun) -> dict[str, Any]:
     f"data.{name}": identity.pop(name) for name in ("train_split", "eval_split")
   }
   values = config_lib.flatten(run.config) | splits
+  if run.config.data.dataset.startswith(registry.FOLDER):
+    del values["data.dataset"]  # the fingerprint tells folders apart
   return {key: value for key, value in values.items() if key not in free} | identity
 
 

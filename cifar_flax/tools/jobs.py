@@ -6,6 +6,7 @@ so rerunning the same command resumes where it was stopped.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -106,7 +107,9 @@ def _check_workdir(job: Job) -> None:
     logging.warning("%s; continuing without it", error)
     return
   for key, (before, now) in effects.differences(trained, job.config).items():
-    if key not in free:
+    if config_lib.is_moved_folder(key, before, now):
+      _check_data(job)
+    elif key not in free:
       raise UserError(
         f"config.{key}={now!r}: {job.workdir} was trained with {before!r}; use that "
         "value or another --output"
@@ -117,6 +120,27 @@ def _check_workdir(job: Job) -> None:
       f"config.num_epochs={job.config.num_epochs}: {job.workdir} has finished {done} "
       f"epochs; use {done} or more, or another --output"
     )
+
+
+def _check_data(job: Job) -> None:
+  """Raises UserError if a finished run was trained on other data than a folder has.
+
+  A run that is not finished compares them when it is resumed.
+  """
+  if summary := finished_summary(job):
+    known = _fingerprint(json.dumps(dataclasses.asdict(job.config.data)))
+    if summary["data"]["fingerprint"] != known:
+      raise UserError(
+        f"{config_lib.shown_data(job.config.data)}: {job.workdir} was trained on other "
+        "data; restore them or use another --output"
+      )
+
+
+@functools.cache
+def _fingerprint(data: str) -> str:
+  from cifar_flax.data import datasets  # imports TFDS
+
+  return datasets.load(config_lib.Data(**json.loads(data))).info.fingerprint
 
 
 def finished_summary(job: Job) -> dict[str, Any] | None:

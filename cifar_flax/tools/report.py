@@ -361,9 +361,15 @@ def write(
       path.write_bytes(data)
 
 
+_MOVED = (
+  "--config.data.data_dir=DIR and --config.data.dataset=folder:PATH say where the data\n"
+  "of the runs are now"
+)
+
+
 def run(argv: list[str]) -> None:
   """Writes the report of a command line and prints its table."""
-  parser = command_line.Parser("report", __doc__)
+  parser = command_line.Parser("report", __doc__, _MOVED)
   parser.add_argument(
     "runs", nargs="*", metavar="RUN", help="run directories, or folders of them"
   )
@@ -373,7 +379,8 @@ def run(argv: list[str]) -> None:
     default="last",
     help="best or last: the epoch whose results are reported (%(default)s)",
   )
-  flags = parser.parse_args(argv)
+  overrides, others = command_line.split_overrides(argv)
+  flags = parser.parse_args(others)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if not flags.runs:
     raise UserError("no RUN is given; give run directories, such as runs/net6b")
@@ -384,6 +391,7 @@ def run(argv: list[str]) -> None:
   runs, left_out = finished.find(flags.runs)
   if not runs:
     raise UserError(f"there is no finished run to report: {_some(left_out, 3)}")
+  finished.relocate(runs, overrides)
   grouped, twice = finished.group(runs)
   left_out += twice
   labels = finished.labels(grouped)
