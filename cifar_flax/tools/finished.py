@@ -51,8 +51,9 @@ def find(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
   Args:
     paths: run directories, or folders with run directories in them or below.
   """
-  found: dict[str, FinishedRun] = {}
+  found: list[FinishedRun] = []
   notes: list[str] = []
+  seen: set[str] = set()
   for path in paths:
     folder = pathlib.Path(path)
     if not folder.is_dir():
@@ -62,14 +63,16 @@ def find(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
     empty = True
     for workdir in _run_directories(folder):
       empty = False
+      if (real := os.path.realpath(workdir)) in seen:
+        continue
+      seen.add(real)
       try:
-        if (real := os.path.realpath(workdir)) not in found:
-          found[real] = load(workdir)
+        found.append(load(workdir))
       except UserError as error:
         notes.append(f"{shown(workdir)}: left out: {shown(str(error))}")
     if empty:
       notes.append(f"{shown(folder)}: left out: there is no run in it")
-  return list(found.values()), list(dict.fromkeys(notes))
+  return found, list(dict.fromkeys(notes))
 
 
 def _run_directories(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -141,7 +144,8 @@ def _check(rows: list[Any], facts: Any) -> None:
         raise lacks(name)
     if not all(isinstance(row.get(key), int | float | None) for key in _EVALUATED):
       raise lacks("eval_accuracy")
-  for content, types in ((facts, _FACTS), (dict(facts).get("data"), _DATA)):
+  data = facts.get("data") if isinstance(facts, dict) else None
+  for content, types in ((facts, _FACTS), (data, _DATA)):
     for name, kind in types.items():
       if not isinstance(content, dict) or not isinstance(content.get(name), kind):
         raise lacks(name)

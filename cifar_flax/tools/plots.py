@@ -25,10 +25,11 @@ SEVERAL = "in several of these"
 # What a figure shows at most; what is left out is said in it.
 MOST_CURVES = len(COLORS)
 MOST_LABELS = 40
+LABELS_OF_MANY = 12  # labels if there are more points than that
 MOST_NAMED = 10  # in small print
 MOST_CLASSES = 30
 _NAME = 24  # characters of a class's name
-_LABEL = 48  # characters of a label beside a point
+_LABEL = 36  # characters of a label beside a point
 
 
 def curves(groups: Sequence[Group]) -> Figure:
@@ -38,13 +39,13 @@ def curves(groups: Sequence[Group]) -> Figure:
   loss and gap are the range over the seeds. Published test accuracy is dashed. Of more
   than `MOST_CURVES` groups, those with the highest accuracy are drawn.
   """
-  drawn, title = _most_accurate(groups), None
+  drawn, heading = _most_accurate(groups), None
   if len(drawn) < len(groups):
-    title = f"The {len(drawn)} most accurate of {len(groups)} rows"
+    heading = f"The {len(drawn)} most accurate of {len(groups)} rows"
   names = [group.label for group in drawn]
   names += [f"{group.label}, published" for group in drawn if group.published]
   columns = figures.legend_columns(names, 12)
-  lines = -(-len(names) // columns) + (title is not None)
+  lines = -(-len(names) // columns) + (heading is not None)
   figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * lines)
   handles: dict[str, list[Any]] = {"": [], "published": []}
   for number, group in enumerate(drawn):
@@ -104,7 +105,7 @@ def curves(groups: Sequence[Group]) -> Figure:
     ncols=columns,
     fontsize=8,
     handlelength=3,
-    title=title,
+    title=heading,
     title_fontsize=8,
     alignment="left",
   )
@@ -161,7 +162,7 @@ def cost(
   axes = figure.add_axes((0.095, bottom, 0.885, top - bottom))
   figures.style_axes(axes)
   figure.text(0.02, 0.98, f"Accuracy against {what}", color=TEXT, fontsize=12, va="top")
-  figure.text(0.02, 0.925, shortened(subtitle, 110), va="top", **text)
+  figure.text(0.02, 0.925, shortened(subtitle, 95), va="top", **text)
   figure.text(0.02, 0.015, "\n".join(notes), color=TEXT, fontsize=8, va="bottom")
   axes.set_ylabel(accuracy_label, **text)
   axes.set_xlabel(cost, **text)
@@ -207,7 +208,8 @@ def _labelled(points: Sequence[_Point], front: Sequence[Entry]) -> list[int]:
   """Returns which points have a label: the front, and the most accurate others."""
   on_front = [any(point.entry is entry for entry in front) for point in points]
   order = sorted(range(len(points)), key=lambda i: (not on_front[i], -points[i].y))
-  return sorted(order[:MOST_LABELS])
+  number = MOST_LABELS if len(points) <= MOST_LABELS else LABELS_OF_MANY
+  return sorted(order[:number])
 
 
 def _scale(axes: Any, points: Sequence[_Point]) -> None:
@@ -382,7 +384,7 @@ def mistakes(found: Predictions, number: int = 16) -> Figure:
     axes.axis("off")
   for axes, image in zip(panels.flat, wrong, strict=False):
     true, predicted = (
-      shortened(found.class_names[label], 18)
+      shortened(found.class_names[label], 15)
       for label in (found.labels[image], found.predicted[image])
     )
     axes.imshow(found.images[image])

@@ -121,9 +121,9 @@ def notes(groups: Sequence["Group"]) -> list[str]:
   found = [
     "Mean ± standard deviation (n - 1) over n seeds; no deviation for n = 1. "
     f"Accuracies are {after}; training accuracy is measured during training, with "
-    f"dropout and augmentation. {published.GAP} Published: one run, after the same number of "
-    "epochs. Multiply-adds are per image. images/s is the median over the epochs after "
-    "the first, without evaluation."
+    f"dropout and augmentation. {published.GAP} Published: one run, after the same "
+    "number of epochs. Multiply-adds are per image. images/s is the median over the "
+    "epochs after the first, without evaluation."
   ]
   if which == "best":
     choices = [

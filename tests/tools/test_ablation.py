@@ -8,7 +8,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import main
 from cifar_flax.tools import ablation, jobs, report, sweep
-from tests.tools.test_reproduce import FakeMain, summary_of
+from tests.tools.test_reproduce import DATA, FakeMain, summary_of
 
 TUNED, BASE = "configs/net6b_tuned.py", "configs/net6b.py"
 
@@ -142,6 +142,40 @@ def test_the_gain_of_a_change_is_the_difference_of_equal_seeds(tmp_path):
   assert all(cells == ["0", "-", "-"] for cells in rows.values())
   assert f"{len(planned) - 6} of {len(planned)} runs are not finished" in table.notes
   assert "without_batch_size: batch_size=128, not 64" in table.notes
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"data": DATA | {"fingerprint": "def456"}}, "fingerprint=def456"),
+    ({"numerics": 0}, "numerics=0"),
+  ],
+)
+def test_gains_are_taken_between_runs_of_the_same_data(tmp_path, changes, words):
+  _, planned, _ = plan(TUNED, BASE, "--seeds=2", f"--output={tmp_path}")
+  values = {"net6b_tuned": (0.70, 0.80), "without_all": (0.60, 0.50)}
+  for job in planned:
+    if job.config.name in values:
+      seed = job.config.seed
+      different = changes if (job.config.name, seed) == ("without_all", 1) else {}
+      summary = summary_of(
+        job.config,
+        final_eval_accuracy=values[job.config.name][seed],
+        flip_eval_accuracy=0.9,
+        **{"numerics": 1, **different},
+      )
+      job.workdir.mkdir(parents=True)
+      (job.workdir / "summary.json").write_text(json.dumps(summary))
+  table = ablation.table(planned)
+  rows = {name: cells for name, *cells in table.rows}
+  (name,) = [n for n in rows if n.startswith("without_all (") and words not in n]
+  assert rows[name] == ["1", "60.00", "+10.00"]
+  (name,) = [n for n in rows if n.startswith("without_all (") and words in n]
+  assert rows[name] == ["0", "-", "-"]  # nothing to compare it with
+  assert "accuracy on test, %" in table.columns
+  assert "runs with other data or NUMERICS are neither averaged nor compared" in (
+    table.notes
+  )
 
 
 def test_the_table_is_written_and_printed(tmp_path, monkeypatch, capsys):

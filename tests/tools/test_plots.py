@@ -1,5 +1,6 @@
 """Figures of costs and curves: positions, labels, colours and scales."""
 
+import io
 import itertools
 import types
 
@@ -7,9 +8,11 @@ import numpy as np
 import pytest
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from PIL import Image
 
 from cifar_flax import figures
-from cifar_flax.tools import labels, plots
+from cifar_flax.tools import finished, labels, plots
 from cifar_flax.tools.comparison import Entry
 
 COST = "time per image, µs"
@@ -289,6 +292,83 @@ def group(number):
   return types.SimpleNamespace(
     label=label, name=label, runs=runs, published=False, eval_split="test"
   )
+
+
+NAMES = ["$x_{1$", "_hidden", "a|<b>&amp;", "two\nlines", "\udcff", "猫", "x" * 300]
+
+
+def texts_of(figure):
+  FigureCanvasAgg(figure).draw()
+  return [text for text in figure.findobj(match=is_text) if text.get_text()]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_are_shown_as_they_are():
+  groups = [group(i) for i in range(len(NAMES))]
+  for each, name in zip(groups, NAMES, strict=True):
+    each.label = each.eval_split = name
+  entries = [entry(name, [80.0 + i], 1000 + i) for i, name in enumerate(NAMES)]
+  found = predictions(len(NAMES), names=NAMES)
+  for figure in (
+    plots.curves(groups),
+    plots.cost(entries, COST, "$accuracy", "$sub_{title$"),
+    plots.confusion(found),
+    plots.mistakes(found),
+  ):
+    assert figures.png(figure).startswith(b"\x89PNG")
+    shown_texts = texts_of(figure)
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    joined = " ".join(text.get_text() for text in shown_texts)
+    for name in ("$x_{1$", "_hidden", "a|<b>&amp;", r"two\nlines", r"\xff", "猫"):
+      assert name in joined
+    assert "xxxxxx…xxxxxx" in joined
+
+
+def predictions(classes, images=400, names=None):
+  """Returns random predictions, half of them right."""
+  rng = np.random.default_rng(0)
+  labels_ = rng.integers(0, classes, images)
+  guessed = rng.integers(0, classes, images)
+  predicted = np.where(rng.random(images) < 0.5, labels_, guessed)
+  pixels = np.zeros((images, 32, 32, 3), np.uint8)
+  names = names or [f"class {i}" for i in range(classes)]
+  return finished.Predictions(
+    None, pixels, labels_, names, predicted, rng.random(images)
+  )
+
+
+def test_a_thousand_classes_have_a_picture_of_those_confused_most():
+  found = predictions(1000, images=20_000)
+  # Classes 3 and 999 are confused more than all others.
+  found.labels[:500], found.predicted[:500] = 3, 999
+  figure = plots.confusion(found)
+  ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+  assert len(ticks) <= plots.MOST_CLASSES and {"class 3", "class 999"} <= set(ticks)
+  assert f"{len(ticks)} of 1,000 classes" in written(figure)
+  share = 100 * 500 / (found.labels == 3).sum()
+  assert f"{share:.0f}" in [text.get_text() for text in figure.axes[0].texts]
+  with Image.open(io.BytesIO(figures.png(figure))) as picture:
+    assert max(picture.size) <= figures.MAX_PIXELS
+  assert "of 10 classes" not in written(plots.confusion(predictions(10)))
+
+
+def test_no_picture_is_larger_than_its_limit():
+  data = figures.png(figures.panels(1, 200.0, 3.0)[0])
+  with Image.open(io.BytesIO(data)) as picture:
+    assert picture.size[0] == figures.MAX_PIXELS
+
+
+def test_of_many_groups_the_most_accurate_are_drawn_and_it_is_said():
+  figure = plots.curves([group(i) for i in range(200)])
+  texts = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert texts == [f"depthwise_separable, batch_size={i}" for i in range(180, 200)]
+  title = figure.legends[0].get_title().get_text()
+  assert title == "The 20 most accurate of 200 rows"
+  figure, axes = draw(random_entries(200))
+  assert len(axes.containers) == 200 and len(names(axes)) == plots.LABELS_OF_MANY
+  assert "Labelled: 12 of 200 points" in written(figure)
+  missing = [entry(f"m{i}", [80.0], None) for i in range(200)]
+  assert "m9 and 190 more" in written(draw([*random_entries(2), *missing])[0])
 
 
 @pytest.mark.parametrize("number", [1, 3, 20])

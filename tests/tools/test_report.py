@@ -364,6 +364,201 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert words in error and error.count("\n") == 1
 
 
+def copied(source, target, **facts):
+  """Copies a run and changes its `summary.json`; a key of `data` changes that."""
+  shutil.copytree(source, target)
+  summary = json.loads((target / "summary.json").read_text())
+  for name, value in facts.items():
+    (summary["data"] if name in summary["data"] else summary)[name] = value
+  (target / "summary.json").write_text(json.dumps(summary))
+  return target
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"fingerprint": "another"}, ["fingerprint=print", "fingerprint=another"]),
+    ({"numerics": 0}, ["numerics=1", "numerics=0"]),
+    ({"train_examples": 63}, ["train_examples=64", "train_examples=63"]),
+  ],
+)
+def test_a_row_never_mixes_data_or_numerics(folders, tmp_path, changes, words):
+  other = copied(folders[2], tmp_path / "p1", **changes)
+  runs = [finished.load(folder) for folder in (folders[0], other)]
+  grouped, _ = finished.group(runs)
+  assert [len(same) for same in grouped] == [1, 1]
+  assert finished.labels(grouped) == words
+  groups = [finished.Group(same) for same in grouped]
+  head, *rows = report.table(groups)
+  if "train_examples" in changes:  # evaluated on the same images
+    assert "accuracy on test, %" in head and "evaluated on" not in head
+    assert report._costs(groups)
+  else:
+    cells = [row[head.index("evaluated on")] for row in rows]
+    assert len(set(cells)) == 2 and cells[0].startswith("test of cifar10 (50 images")
+    assert not report._costs(groups)
+    assert "comparable only between rows" in " ".join(report.notes(groups))
+
+
+def test_splits_are_named_in_the_heading_or_in_the_rows(folders):
+  runs = [finished.load(folders[0]), finished.load(folders[1])]
+  runs[1] = with_data(runs[1], eval_split="train[9000:]", eval_examples=1000)
+  groups = [finished.Group([run]) for run in runs]
+  assert "accuracy on train[9000:], %" in report.row(groups[1], groups[1:])
+  cells = report.row(groups[1], groups)
+  assert cells["evaluated on"].startswith("train[9000:] of cifar10 (1,000 images")
+  assert "accuracy, %" in cells
+  text = " ".join(report.notes(groups))
+  assert "evaluated on train[9000:] (1,000 images)" in text
+  assert "evaluated on test (50 images)" in text
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"train_split": "train[:9000]", "train_examples": 9000}, "9,000 images of"),
+    ({"eval_examples": 500}, "evaluated on 500 images"),
+    ({"name": "shapes10"}, "its data set is shapes10"),
+  ],
+)
+def test_published_stands_only_beside_all_images(folders, changes, words):
+  run = finished.load(folders[0])
+  run.config.name = "net6b"
+  whole = {"train_examples": 50_000, "eval_examples": 10_000}
+  group = finished.Group([with_data(run, **whole | changes)])
+  assert report.row(group, [group])["published"] == "-"
+  text = " ".join(report.notes([group]))
+  assert "Published: - for net6b, because" in text and words in text
+  assert len(plots.curves([group]).legends[0].get_texts()) == 1
+
+
+def test_evaluating_training_images_is_said(folders):
+  run = with_data(finished.load(folders[0]), common_images=7)
+  text = " ".join(report.notes([finished.Group([run])]))
+  assert "Warning: 7 of the 50 evaluated images (test) are training images too" in text
+
+
+def test_a_folder_is_searched_and_what_is_no_run_is_said(folders, tmp_path, capsys):
+  runs = tmp_path / "runs"
+  copied(folders[0], runs / "study" / "plain" / "seed0")
+  copied(folders[1], runs / "grouped")
+  (runs / "link").symlink_to(runs / "grouped")
+  (runs / "up").symlink_to(runs)
+  (runs / "report").mkdir()
+  (runs / "report" / "report.md").write_text("# Runs")
+  (runs / "notes.txt").write_text("a file")
+  damaged = {
+    "unfinished": ("summary.json", None, "is not finished (no summary.json)"),
+    "half": ("metrics.jsonl", "{}", "damaged"),
+    "no json": ("summary.json", "{", "damaged"),
+    "no object": ("summary.json", "[1]", "damaged"),
+    "no config": ("config.json", '{"no_such_key": 1}', "no_such_key"),
+    "bytes": ("metrics.jsonl", "\xff\xfe", "damaged"),
+  }
+  for name, (file, content, _) in damaged.items():
+    copied(folders[0], runs / name)
+    if content is None:
+      (runs / name / file).unlink()
+    else:
+      (runs / name / file).write_bytes(content.encode("latin1"))
+  copied(folders[0], runs / "short")
+  lines = (runs / "short" / "metrics.jsonl").read_text().splitlines()
+  (runs / "short" / "metrics.jsonl").write_text(lines[0] + "\n")
+  every = sorted(map(str, runs.iterdir()))
+  for paths in (every, [str(runs)]):
+    output = tmp_path / f"output{len(paths)}"
+    assert report.main([*paths, f"--output={output}"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"\np +1 ", out) and re.search(r"\ng +1 ", out)
+    for name, (_, _, words) in damaged.items():
+      (line,) = [s for s in out.splitlines() if f"/{name}: left out" in s]
+      assert words in line, line
+    assert "/short: left out: it is not finished (1 of 2 epochs" in out
+    assert out.count("/grouped") == 0  # once, and so without a line
+    text = (output / "report.md").read_text()
+    assert "unfinished: left out" in text
+  assert (
+    "notes.txt: left out: is a file"
+    in (tmp_path / f"output{len(every)}" / "report.md").read_text()
+  )
+  assert "report: left out: there is no run in it" in " ".join(finished.find(every)[1])
+  found, notes = finished.find([str(folders[0]), str(folders[0])])
+  assert len(found) == 1 and not notes
+
+
+def test_a_copy_of_a_run_is_not_counted_again(folders, tmp_path):
+  copy = copied(folders[0], tmp_path / "copy")
+  runs, _ = finished.find([str(folders[0]), str(copy)])
+  (same,), notes = finished.group(runs)
+  assert len(same) == 1
+  assert f"{copy}: left out: {folders[0]} has the same config, data and seed" in notes
+
+
+def test_a_run_without_its_checkpoints_still_has_a_row(folders, tmp_path):
+  lost = copied(folders[0], tmp_path / "lost")
+  shutil.rmtree(lost / "checkpoints")
+  group = finished.Group([finished.load(lost), finished.load(folders[2])])
+  assert group.predictions.run.workdir == folders[2]
+  alone = finished.Group([finished.load(lost)])
+  heading, line = report._predictions(alone, 0)
+  assert heading == "## p: no predictions" and "no checkpoint here" in line
+  assert report.row(alone, [alone])["n"] == "1"
+
+
+def test_the_best_checkpoint_is_reported_as_chosen_on_its_split(folders):
+  runs = [finished.load(folders[i]) for i in (0, 2)]
+  runs = [
+    dataclasses.replace(
+      run,
+      rows=[
+        {**run.rows[0], "eval_accuracy": 0.9, "train_accuracy": 0.5},
+        {**run.rows[1], "eval_accuracy": 0.8, "train_accuracy": 0.6},
+      ],
+    )
+    for run in runs
+  ]
+  best, last = (finished.Group(runs, which=which) for which in ("best", "last"))
+  assert best.values("eval_accuracy") == [0.9, 0.9]
+  assert best.values("gap") == pytest.approx([-0.4, -0.4])
+  assert last.values("gap") == pytest.approx([-0.2, -0.2])
+  assert report.row(best, [best])["best accuracy on test, %"] == "90.00 ± 0.00"
+  assert "best of 2 epochs, chosen on test" in " ".join(report.notes([best]))
+  assert "chosen on" not in " ".join(report.notes([last]))
+  assert finished._predictions(finished.load(folders[0]), "best")
+
+
+def test_many_classes_show_the_worst_and_the_best():
+  count = 1000
+  labels = np.repeat(np.arange(count), 10)
+  wrong = np.arange(10 * count) % 10 < (labels // 100)[:]  # class 999: 9 of 10 wrong
+  predicted = np.where(wrong, (labels + 1) % count, labels)
+  names = [f"class {i}" for i in range(count)]
+  found = finished.Predictions(None, None, labels, names, predicted, None)
+  rows = report.class_rows(found)
+  assert len(rows) == report.MOST_CLASSES
+  assert {row[2] for row in rows[:20]} == {"10.0"}
+  assert {row[2] for row in rows[20:]} == {"100.0"}
+  assert rows[0] == ["class 900", "10", "10.0", "class 901 (9)"]
+
+
+def test_names_are_shown_as_they_are_in_every_file(folders, tmp_path, monkeypatch):
+  names = ("$a_{$|<b>&amp;", "_x_ *y*\n# z", "\udcff\u732b")
+  info = dataclasses.replace(DATASET.info, class_names=names)
+  dataset = dataclasses.replace(DATASET, info=info)
+  monkeypatch.setattr(datasets, "load", lambda config: dataset)
+  runs = [finished.load(folders[0])]
+  runs[0].config.name = names[0] + names[1] + names[2]
+  report.write([finished.Group(runs)], tmp_path, [f"{names[1]}: left out"])
+  text = (tmp_path / "report.md").read_text()
+  name = r"\$a\_{\$\|\<b>\&amp;"
+  assert f"| {name}\\_x\\_ \\*y\\*\\\\n# z\\\\xff\u732b | 1 |" in text
+  assert f"| {name} |" in text and f"## {name}" in text
+  assert "\\_x\\_ \\*y\\*\\\\n# z: left out" in text
+  page = (tmp_path / "report.html").read_text()
+  assert "<td>$a_{$|&lt;b&gt;&amp;amp;</td>" in page
+  assert r"<td>_x_ *y*\n# z</td>" in page and r"<td>\xff" in page
+
+
 def test_a_folder_that_cannot_be_created_is_named(folders, capsys):
   assert report.main([str(folders[0]), "--output=/proc/none/here"]) == 1
   assert capsys.readouterr().err.startswith("error: /proc/none/here: ")

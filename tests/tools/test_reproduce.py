@@ -297,6 +297,51 @@ def test_other_data_are_marked(tmp_path, changes, said):
   assert said in table_of(tmp_path)[1]
 
 
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"data": DATA | {"fingerprint": "def456"}}, "fingerprint=def456"),
+    ({"numerics": 0}, "numerics=0"),
+  ],
+)
+def test_other_data_or_numerics_are_another_row(tmp_path, changes, words):
+  class Run(FakeMain):
+    def __call__(self, job, slot):
+      self.changes = {"numerics": 1, "flip_eval_accuracy": 0.9} | (
+        changes if job.config.seed == 2 else {}
+      )
+      return super().__call__(job, slot)
+
+  go(tmp_path, "--configs=net6b,net6b_tuned", "--seeds=3", run=Run())
+  text = (tmp_path / "out" / "results.md").read_text()
+  first = text.partition("## Faithful")[0]
+  rows = [line[2:-2].split(" | ") for line in first.splitlines() if line[:3] == "| `"]
+  ours = {row[0]: (row[3], row[5]) for row in rows}
+  assert [value for key, value in ours.items() if key.startswith("`net6b` ")] == [
+    ("2", "80.50 ± 0.71"),
+    ("1", "84.00"),
+  ]
+  assert any(words in key for key in ours)
+  assert "**Different data or NUMERICS**" in text
+  assert text.partition("## Faithful")[2].count("| `net6b` (") == 2
+
+
+@pytest.mark.parametrize(
+  "flag", ["data.train_split=train[:9000]", "data.eval_split=train[9000:]"]
+)
+def test_published_is_absent_before_the_first_run_of_other_splits(tmp_path, flag):
+  go(
+    tmp_path,
+    "--configs=net6b",
+    "--seeds=1",
+    f"--config.{flag}",
+    run=FakeMain({"net6b/seed0": 1}),
+  )
+  table, text = table_of(tmp_path)
+  assert table["net6b"][3::2] == ["-"] * 4
+  assert "Published: - for `net6b`, because it was" in text
+
+
 def test_another_data_set_has_no_published_result(tmp_path):
   go(tmp_path, "--configs=net6b", "--seeds=1", "--config.data.dataset=shapes10")
   assert table_of(tmp_path)[0]["net6b"][3::2] == ["-"] * 4
