@@ -304,7 +304,7 @@ def _evaluation_data(data: str) -> tuple[datasets.Split, datasets.Info]:
 
 
 def relocate(runs: Sequence[FinishedRun], overrides: Mapping[str, str]) -> None:
-  """Sets where the data of runs are now; their fingerprint is checked when they are read.
+  """Sets where the data of runs are now; their fingerprint is checked later.
 
   Args:
     runs: the runs.

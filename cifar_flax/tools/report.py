@@ -362,8 +362,8 @@ def write(
 
 
 _MOVED = (
-  "--config.data.data_dir=DIR and --config.data.dataset=folder:PATH say where the data\n"
-  "of the runs are now"
+  "--config.data.data_dir=DIR and --config.data.dataset=folder:PATH say where the\n"
+  "data of the runs are now"
 )
 
 
