@@ -736,6 +736,10 @@ def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):
   assert f"epoch 3: accuracy {summary['final_eval_accuracy']:.2%}" in last
   epoch, accuracy = summary["best_epoch"], summary["best_eval_accuracy"]
   assert f"epoch {epoch}: accuracy {accuracy:.2%}" in best
+  assert best.endswith("; best, chosen on test") and "chosen" not in last
+  train.train_and_evaluate(config, tmp_path / "watched")
+  best = train.evaluate_checkpoint(config, tmp_path / "watched", "best")
+  assert best.endswith("; best of 3 epochs, chosen on test")
   with pytest.raises(UserError, match="no checkpoint here"):
     train.evaluate_checkpoint(config, tmp_path / "elsewhere", "last")
 

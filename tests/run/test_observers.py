@@ -18,7 +18,7 @@ import pytest
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from cifar_flax import config as config_lib
-from cifar_flax import published
+from cifar_flax import published, text
 from cifar_flax.run import observers
 from cifar_flax.run.observers import Progress, Run, curves, files, terminal
 
@@ -525,6 +525,23 @@ def test_published_stands_only_beside_the_same_images(tmp_path, changes, reason)
   drive(files.Curves(), run, make_rows(1, 10))
   picture = read_picture(tmp_path / "curves.png")
   assert count_color(picture, curves.PUBLISHED) < 100
+
+
+@pytest.mark.parametrize(
+  "name", ["$x_{1$", "_a", "two\nlines", "\udcff", "猫", "y" * 500]
+)
+def test_names_are_shown_as_they_are(tmp_path, caplog, name):
+  run = make_run(tmp_path, name=name, num_epochs=3, dataset=f"folder:{name}")
+  run.config.data.eval_split = name
+  drive(files.Curves(), run, make_rows(1, 3))
+  assert not caplog.records
+  assert read_picture(tmp_path / "curves.png").shape == (495, 1210, 3)
+  stream = io.StringIO()
+  terminal.PlainLines(stream).start(run)
+  assert stream.getvalue().count("\n") == 1
+  assert stream.getvalue().startswith(text.shown(name))
+  stream.getvalue().encode()
+  terminal.table(run, summary_of(make_rows(1, 3))).encode()
 
 
 def test_splits_that_add_up_to_all_images_are_comparable(tmp_path):

@@ -198,6 +198,19 @@ def test_runs_with_other_data_are_not_compared(tmp_path, fake):
       go(tmp_path, "--compare=slots")
 
 
+def test_rates_are_chosen_on_the_data_of_the_study(tmp_path, fake):
+  go(tmp_path, "--compare=slots")
+  file = tmp_path / "grouped" / "search" / "rate=0.003" / "summary.json"
+  summary = json.loads(file.read_text())
+  for changed in (
+    {"numerics": 2},
+    {"data": summary["data"] | {"fingerprint": "other"}},
+  ):
+    file.write_text(json.dumps(summary | changed))
+    with pytest.raises(UserError, match="rate=0.003 have different data"):
+      go(tmp_path, "--compare=slots")
+
+
 @pytest.mark.parametrize(
   ("split", "expected"),
   [

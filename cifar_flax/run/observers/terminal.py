@@ -33,12 +33,12 @@ class PlainLines(Observer):
     data = config.data
     self._write(
       f"{shown(config.name)}{network}: {run.parameters:,} parameters, "
-      f"{shown(data.dataset)} ({data.train_split or 'train'}, evaluated on "
-      f"{data.eval_split or 'test'}), {config.num_epochs} epochs of "
+      f"{shown(data.dataset)} ({shown(data.train_split or 'train')}, evaluated on "
+      f"{shown(data.eval_split or 'test')}), {config.num_epochs} epochs of "
       f"{run.steps_per_epoch} steps, in {shown(run.workdir)}, on {run.device}"
     )
     for caution in evaluation.cautions(run.data):
-      self._write(f"warning: {caution}")
+      self._write(f"warning: {shown(caution)}")
     if run.history:
       self._write(f"resumes after epoch {run.history[-1]['epoch']}")
 
@@ -190,7 +190,7 @@ def table(run: Run, summary: dict[str, Any]) -> str:
   ]
   notes = [
     f"best epoch: {summary['best_epoch']}, accuracy {summary['best_eval_accuracy']:.2%}"
-    f", chosen on {split}"
+    f", chosen on {shown(split)}"
   ]
   if summary["flip_eval_accuracy"] is not None:
     notes.append(f"with mirror images: accuracy {summary['flip_eval_accuracy']:.2%}")
@@ -202,7 +202,7 @@ def table(run: Run, summary: dict[str, Any]) -> str:
     columns += [_column("published", then, known.parameters) for then in outcomes]
     result = "on the test split, n = 1, on one GPU of 2019"
     notes.append(f"published: {result if outcomes else 'no run of this config'}")
-  notes += [f"warning: {caution}" for caution in evaluation.cautions(run.data)]
+  notes += [f"warning: {shown(caution)}" for caution in evaluation.cautions(run.data)]
   rows = list(zip(*columns, strict=True))
   return "\n".join([*tables.align(rows, gap="   "), *notes])
 
