@@ -20,6 +20,7 @@ else is running.
 import argparse
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 import shlex
@@ -30,7 +31,7 @@ from cifar_flax import command_line, registry
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import write_atomically
+from cifar_flax.run import files
 from cifar_flax.tools import jobs
 
 if TYPE_CHECKING:
@@ -277,7 +278,10 @@ def measure(study: Study, windows: int, again: bool) -> None:
   file = study.output / "measured.json"
   wanted = _distinct_networks(study)
   if file.exists() and not again:
-    study.measured = json.loads(file.read_text())
+    try:
+      study.measured = files.read_json(file)
+    except UserError as error:
+      logging.warning("%s; measuring again", error)
   if windows == 0 or wanted.keys() <= study.measured.get("networks", {}).keys():
     return
   from cifar_flax.tools import measurement
@@ -288,7 +292,7 @@ def measure(study: Study, windows: int, again: bool) -> None:
   networks = {name: dataclasses.asdict(costs) for name, costs in found.items()}
   study.measured = {**circumstances, "networks": networks}
   study.output.mkdir(parents=True, exist_ok=True)
-  write_atomically(file, (json.dumps(study.measured, indent=2) + "\n").encode())
+  files.write_atomically(file, (json.dumps(study.measured, indent=2) + "\n").encode())
 
 
 def _distinct_networks(study: Study) -> dict[str, Config]:

@@ -15,7 +15,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import main, registry
 from cifar_flax.errors import UserError
-from cifar_flax.tools import jobs, study, study_page
+from cifar_flax.tools import jobs, measurement, study, study_page
 from tests.tools.test_reproduce import DATA, Ended, summary_of
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -264,6 +264,22 @@ def test_the_page_of_a_study_with_unfinished_runs_says_so(tmp_path, fake):
   study.search_rates(parsed, 1)
   study_page.write(parsed)
   assert "1 of 9 runs are not finished" in (tmp_path / "study.md").read_text()
+
+
+def test_a_damaged_measurement_is_made_again(tmp_path, fake, monkeypatch, caplog):
+  (tmp_path / "measured.json").write_text("{")
+  measured = measurement.Measured(2**20, [100.0, 300.0], [500.0])
+  monkeypatch.setattr(
+    measurement,
+    "measure",
+    lambda configs, classes, windows: dict.fromkeys(configs, measured),
+  )
+  go(tmp_path, "--compare=slots", "--windows=2")
+  assert "measured.json: damaged" in caplog.text and "measuring again" in caplog.text
+  text = (tmp_path / "study.md").read_text()
+  assert "| 1.0 | 200 ± 141 | 500 |" in text
+  costs = results(tmp_path)["comparisons"]["slots"]["plain"]["costs"]
+  assert costs["training time per image, µs"] == pytest.approx(1e6 / 200)
 
 
 def wait_for(condition, process):
