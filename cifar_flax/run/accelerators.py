@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -29,12 +30,15 @@ def check() -> None:
 
   Raises:
     UserError: JAX cannot use the devices that `JAX_PLATFORMS` names, or uses the CPU
-      although a plugin for a GPU or TPU is installed and the CPU was not asked for.
+      although a plugin for a GPU or TPU is installed and the CPU was not asked for:
+      neither by `JAX_PLATFORMS` nor by hiding all GPUs (`CUDA_VISIBLE_DEVICES=`).
   """
   import jax
 
   said = _initialise()
-  falls_back = jax.default_backend() == "cpu" and "cpu" not in _asked().split(",")
+  hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+  asked_for_cpu = hidden or "cpu" in _asked().split(",")
+  falls_back = jax.default_backend() == "cpu" and not asked_for_cpu
   if falls_back and (plugins := installed()):
     reason = _reason(said) or "it finds no such device"
     raise UserError(

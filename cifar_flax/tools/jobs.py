@@ -7,6 +7,7 @@ so rerunning the same command resumes where it was stopped.
 import contextlib
 import dataclasses
 import functools
+import glob
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ SECONDS_AFTER_SECOND_CTRL_C = 1.0
 # How long a worker whose run has ended may take to exit before it is killed.
 SECONDS_TO_EXIT = 60.0
 SECONDS_BETWEEN_POLLS = 0.05
+# Where Linux shows the devices that a run can have for itself.
+_DEVICE_FILES = {"GPUs": "/dev/nvidia[0-9]*", "TPU chips": "/dev/accel[0-9]*"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,12 +259,19 @@ class Workers:
 
 
 def check_slots(number: int, environment: Mapping[str, str]) -> None:
-  """Raises UserError if `CUDA_VISIBLE_DEVICES` lists fewer than `number` GPUs.
+  """Raises UserError if there are fewer than `number` GPUs or TPU chips, but some.
 
-  An empty list is allowed: the runs then share the CPU.
+  Without any, or with `JAX_PLATFORMS=cpu`, the runs share the CPU.
   """
+  if environment.get("JAX_PLATFORMS") == "cpu":
+    return
   gpus = _visible_gpus(environment)
-  if gpus is not None and 0 < len(gpus) < number:
+  if gpus is None:
+    found = {kind: len(glob.glob(files)) for kind, files in _DEVICE_FILES.items()}
+    for kind, count in found.items():
+      if 0 < count < number:
+        raise UserError(f"--at_once={number}: this machine has {count} {kind}")
+  elif 0 < len(gpus) < number:
     raise UserError(
       f"--at_once={number}: CUDA_VISIBLE_DEVICES={','.join(gpus)} lists {len(gpus)}"
     )

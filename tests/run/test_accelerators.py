@@ -111,6 +111,14 @@ def test_a_plugin_that_jax_does_not_use_is_refused(name, tmp_path):
     assert error.count("\n") <= 1
 
 
+def test_hiding_all_gpus_asks_for_the_cpu(tmp_path, monkeypatch):
+  PLUGINS["libtpu"][0](tmp_path)
+  for none in ("", "-1"):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+    code, out, _ = python("-c", CHECKS, folder=tmp_path)
+    assert (code, out) == (0, "computes\n")
+
+
 def test_the_cpu_is_used_where_no_plugin_is_installed():
   assert python("-c", CHECKS) == (0, "computes\n", "")
 

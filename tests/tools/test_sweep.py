@@ -244,6 +244,23 @@ def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch, worker)
     jobs.check_slots(3, os.environ)
 
 
+def test_more_runs_at_once_than_devices_are_refused(tmp_path, monkeypatch):
+  for number in range(2):
+    (tmp_path / f"nvidia{number}").touch()
+  (tmp_path / "nvidiactl").touch()
+  files = {"GPUs": f"{tmp_path}/nvidia[0-9]*", "TPU chips": f"{tmp_path}/accel[0-9]*"}
+  monkeypatch.setattr(jobs, "_DEVICE_FILES", files)
+  jobs.check_slots(2, {})
+  with pytest.raises(UserError, match="--at_once=3: this machine has 2 GPUs"):
+    jobs.check_slots(3, {})
+  jobs.check_slots(3, {"JAX_PLATFORMS": "cpu"})
+  jobs.check_slots(3, {"CUDA_VISIBLE_DEVICES": ""})
+  jobs.check_slots(3, {"CUDA_VISIBLE_DEVICES": "0,1,0"})
+  (tmp_path / "accel0").touch()
+  with pytest.raises(UserError, match="has 1 TPU chips"):
+    jobs.check_slots(2, {})
+
+
 def test_without_slots_a_run_prints_here_and_sees_all_devices(
   tmp_path, monkeypatch, worker
 ):
