@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from cifar_flax import figures
+from cifar_flax import figures, published
 from cifar_flax.tools import finished, labels, plots
 from cifar_flax.tools.comparison import Entry
 
@@ -350,6 +350,15 @@ def test_a_thousand_classes_have_a_picture_of_those_confused_most():
   with Image.open(io.BytesIO(figures.png(figure))) as picture:
     assert max(picture.size) <= figures.MAX_PIXELS
   assert "of 10 classes" not in written(plots.confusion(predictions(10)))
+
+
+def test_the_gap_is_that_of_the_highest_training_accuracy_so_far():
+  each = group(0)
+  rows = [{**each.runs[0].rows[0], "train_accuracy": t} for t in (0.6, 0.9, 0.7)]
+  each.runs = [types.SimpleNamespace(rows=rows)]
+  line = plots.curves([each]).axes[2].get_lines()[0]
+  np.testing.assert_allclose(line.get_ydata(), [10, 40, 40])
+  assert [published.gap(t, 0.5) for t in (0.6, 0.9)] == pytest.approx([0.1, 0.4])
 
 
 def test_no_picture_is_larger_than_its_limit():
