@@ -238,10 +238,10 @@ def test_each_run_has_its_own_accelerator_and_log(tmp_path, monkeypatch, worker)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
     jobs.check_slots(8, os.environ)
     assert jobs._device_variables(1, os.environ)["CUDA_VISIBLE_DEVICES"] == ""
-  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-  jobs.check_slots(2, os.environ)
+  two = {"CUDA_VISIBLE_DEVICES": "4,7"}
+  jobs.check_slots(2, two)
   with pytest.raises(UserError, match="--at_once=3: CUDA_VISIBLE_DEVICES=4,7 lists 2"):
-    jobs.check_slots(3, os.environ)
+    jobs.check_slots(3, two)
 
 
 def test_more_runs_at_once_than_devices_are_refused(tmp_path, monkeypatch):
