@@ -65,7 +65,8 @@ def select(name: str, dtype: str = "float32") -> Operations:
     dtype: type of the activations.
 
   Returns:
-    The operations; "fast" and "lax" give the same results up to rounding.
+    The operations; "fast" and "lax" give the same results up to rounding. Only "lax"
+    can be differentiated in forward mode.
 
   Raises:
     UserError: `name` is neither "fast" nor "lax".

@@ -1,4 +1,4 @@
-"""A drop-in `lax.conv_general_dilated` that chooses the fastest form on a CPU."""
+"""A `lax.conv_general_dilated` that chooses the fastest form on a CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from cifar_flax.ops import depthwise, plain
+from cifar_flax.ops.forward_mode import reverse_only
 from cifar_flax.ops.window import CANONICAL, Window
 
 
+@reverse_only
 def conv_general_dilated(
   lhs: jax.Array,
   rhs: jax.Array,
@@ -24,10 +26,13 @@ def conv_general_dilated(
   precision: Any = None,
   preferred_element_type: Any = None,
 ) -> jax.Array:
-  """Replaces `lax.conv_general_dilated`: same arguments, same result, same errors.
+  """Replaces `lax.conv_general_dilated`, except in forward-mode differentiation.
 
-  Two-dimensional convolutions of NHWC images with HWIO kernels use the fast forms. All
-  others are passed to `lax.conv_general_dilated` unchanged.
+  It takes the same arguments and gives the same result up to rounding. Two-dimensional
+  convolutions of NHWC images with HWIO kernels use the fast forms. They work under
+  `jax.jit`, `jax.vmap`, `jax.checkpoint` and reverse-mode differentiation of any order,
+  but not under `jax.jvp` and what is built on it. All other convolutions, and arguments
+  that do not fit together, are passed to `lax.conv_general_dilated` unchanged.
 
   Args:
     lhs: images `[batch, height, width, in_channels]`.
@@ -44,13 +49,21 @@ def conv_general_dilated(
 
   Returns:
     `[batch, height, width, out_channels]`.
+
+  Raises:
+    TypeError: forward-mode differentiation of a fast form (`forward_mode.ADVICE`), or
+      what `lax.conv_general_dilated` raises.
   """
   canonical = (
     lhs.ndim == rhs.ndim == 4
     and _is_canonical(lhs.shape, rhs.shape, dimension_numbers)
     and lhs.dtype == rhs.dtype
     and jnp.issubdtype(lhs.dtype, jnp.floating)
-    and all(step == 1 for step in lhs_dilation or ())
+    and (lhs_dilation is None or tuple(lhs_dilation) == (1, 1))
+    and all(
+      len(n) == 2 and min(n) >= 1 for n in (window_strides, rhs_dilation or (1, 1))
+    )
+    and (isinstance(padding, str) or [len(pair) for pair in padding] == [2, 2])
     and batch_group_count == 1
     and preferred_element_type is None
   )

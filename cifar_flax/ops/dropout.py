@@ -8,9 +8,11 @@ import numpy as np
 
 from cifar_flax.errors import UserError
 from cifar_flax.ops import compiler, hashing
+from cifar_flax.ops.forward_mode import reverse_only
 from cifar_flax.ops.hashing import Purpose
 
 
+@reverse_only
 def dropout(
   x: jax.Array, rate: float, example_keys: jax.Array, layer: int
 ) -> jax.Array:
@@ -33,6 +35,7 @@ def dropout(
 
   Raises:
     UserError: `rate` is not in [0, 1).
+    TypeError: forward-mode differentiation (`forward_mode.ADVICE`).
   """
   if not 0 <= rate < 1:
     raise UserError(f"dropout rate {rate} is not in [0, 1); 0 disables dropout")

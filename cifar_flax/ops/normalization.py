@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_flax.ops.forward_mode import reverse_only
+
 _TOTAL = 1 << 16  # numbers in a partial sum over images, which should fit in the cache
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@reverse_only
 def batch_norm_relu(
   x: jax.Array,
   scale: jax.Array,
@@ -36,7 +38,15 @@ def batch_norm_relu(
     The result, in the shape and type of `x`; mean and variance (biased) of `x`,
     `[channels]`, in at least float32. Gradients of mean and variance are ignored.
     Under `jax.shard_map`, `check_vma=False` is required.
+
+  Raises:
+    TypeError: forward-mode differentiation (`forward_mode.ADVICE`).
   """
+  return _batch_norm_relu(x, scale, bias, epsilon, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _batch_norm_relu(x, scale, bias, epsilon, axis_name):
   return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
@@ -82,7 +92,7 @@ def _backward(epsilon, axis_name, residuals, gradients):
   )
 
 
-batch_norm_relu.defvjp(_forward, _backward)
+_batch_norm_relu.defvjp(_forward, _backward)
 
 
 def _sum_images(terms, *arrays):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cifar_flax.ops.forward_mode import reverse_only
+
 
 def max_pool_lax(x: jax.Array, window: int = 2) -> jax.Array:
   """Max pooling by `lax.reduce_window`, the reference for `max_pool`.
@@ -25,7 +27,7 @@ def max_pool_lax(x: jax.Array, window: int = 2) -> jax.Array:
   return lax.reduce_window(x, low, lax.max, sides, sides, "VALID")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@reverse_only
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Max pooling by the maximum of strided slices, with the values of `max_pool_lax`.
 
@@ -39,7 +41,15 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
   Returns:
     `[batch, height // window, width // window, channels]`.
+
+  Raises:
+    TypeError: forward-mode differentiation (`forward_mode.ADVICE`).
   """
+  return _max_pool(x, window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x, window):
   return functools.reduce(jnp.maximum, _corners(x, window))
 
 
@@ -82,4 +92,4 @@ def _max_pool_backward(window, residuals, gradient):
   return (jnp.pad(whole, ((0, 0), (0, left_over[0]), (0, left_over[1]), (0, 0))),)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
