@@ -10,7 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
-from cifar_flax import registry
+from cifar_flax import places, registry
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
@@ -34,7 +34,7 @@ def load(run: Path, checkpoint: str = "best") -> "Trained":
   """
   from cifar_flax.tools.trained import Trained
 
-  path = pathlib.Path(run).expanduser()
+  path = pathlib.Path(places.expanded(os.fspath(run), "run"))
   if not path.is_dir() and (RESULTS / path).is_dir():
     path = RESULTS / path
   if not path.is_dir():
@@ -57,7 +57,7 @@ def fit(config: Config | Path, workdir: Path) -> "Trained":
   """
   from cifar_flax import train
 
-  path = pathlib.Path(workdir).expanduser()
+  path = pathlib.Path(places.expanded(os.fspath(workdir), "workdir"))
   train.train_and_evaluate(_config(config), path)
   return load(path, "last")
 
@@ -121,7 +121,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
   """
   from cifar_flax.run import directory
 
-  top = pathlib.Path(folder).expanduser()
+  top = pathlib.Path(places.expanded(os.fspath(folder), "folder"))
   found = [top] if (top / "config.json").is_file() else []
   found += sorted(file.parent for file in top.glob("**/config.json"))
   found = list(dict.fromkeys(found))
