@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cifar_flax import __main__, command_line, main, places
+from cifar_flax import __main__, api, command_line, main, places
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
@@ -68,6 +68,15 @@ def test_a_url_in_a_config_file_or_variable_is_refused(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket")
   with pytest.raises(UserError, match="TFDS_DATA_DIR='gs://bucket': is a URL"):
     datasets.load(Config().data)
+
+
+@pytest.mark.parametrize("call", ["load", "fit", "runs"])
+def test_a_url_is_refused_from_python(call):
+  arguments = ["gs://bucket/run"]
+  if call == "fit":
+    arguments.insert(0, str(ROOT / "configs" / "net6b.py"))
+  with pytest.raises(UserError, match="'gs://bucket/run': is a URL"):
+    list(getattr(api, call)(*arguments))
 
 
 @pytest.fixture
