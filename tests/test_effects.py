@@ -28,6 +28,7 @@ from cifar_flax.errors import UserError
 from cifar_flax.run import checkpoints, directory
 from cifar_flax.tools import ablation, finished, jobs, sweep
 from tests.test_config import CONFIGS, OTHER_VALUES
+from tests.tools.test_reproduce import DATA
 
 TABLE = [
   (key, other, value)
@@ -348,8 +349,9 @@ def test_a_run_is_resumed_whatever_keys_without_effect_were(tmp_path):
 def test_runs_that_differ_in_keys_without_effect_are_one_row_of_a_report():
   configs = [make_config(seed="1"), make_config(schedule__minimum="0.1")]
   configs.append(make_config(schedule__name="cosine"))
-  runs = [finished.FinishedRun(pathlib.Path(), each, [], {}) for each in configs]
-  assert finished.group(runs) == [runs[:2], runs[2:]]
+  facts = {"data": DATA, "numerics": 1}
+  runs = [finished.FinishedRun(pathlib.Path(), each, [], facts) for each in configs]
+  assert finished.group(runs) == ([runs[:2], runs[2:]], [])
 
 
 def test_ablation_ignores_differences_without_effect():
