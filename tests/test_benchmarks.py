@@ -303,6 +303,7 @@ def test_a_start_that_fails_says_why():
   assert table.rows == [] and re.match(failed, table.notes[-1])
 
 
+@pytest.mark.full
 def test_a_table_of_a_tiny_run(monkeypatch, capsys, tmp_path):
   monkeypatch.setenv("XLA_FLAGS", "")  # one device
   monkeypatch.setattr(throughput, "BATCH", 8)

@@ -24,7 +24,11 @@ def a_lost_terminal(lab):
 
 
 @pytest.mark.parametrize(
-  "experiment", [divergence, two_writers, untrusted, some_kills, a_lost_terminal]
+  "experiment",
+  [
+    *(two_writers, some_kills, a_lost_terminal),
+    *(pytest.param(slow, marks=pytest.mark.full) for slow in (divergence, untrusted)),
+  ],
 )
 def test_finds_what_must_be(experiment, lab):
   rows = experiment(lab)

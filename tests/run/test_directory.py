@@ -108,6 +108,7 @@ def test_a_damaged_summary_is_named_and_counts_as_missing(tmp_path, caplog):
   assert directory.finished_summary(tmp_path, config) == SUMMARY
 
 
+@pytest.mark.full
 def test_a_run_writes_its_damaged_files_again(tmp_path):
   lab = Lab(tmp_path)
   lab.complete(workdir := lab.new("run"), num_epochs="2")

@@ -288,6 +288,7 @@ def wait_for(condition, process):
     time.sleep(0.05)
 
 
+@pytest.mark.full
 def test_a_study_that_is_killed_and_stopped_ends_with_the_runs_bytes(tmp_path):
   """A whole study of two types, beside one of its runs trained by itself."""
   output, data = tmp_path / "study", tmp_path / "tfds"

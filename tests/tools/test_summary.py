@@ -73,7 +73,7 @@ def mean_pool(x, window=2):
 
 @pytest.mark.parametrize(
   ("name", "changed"),
-  [("net6b", {}), ("net6a_dense", {})]
+  [("net6b", {}), pytest.param("net6a_dense", {}, marks=pytest.mark.full)]
   + [
     ("quickstart", {"convolution": kind})
     for kind in ("grouped", "dilated_branches", "spatially_separable")
