@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks import hardware, networks, peers, statistics, tables
 from benchmarks.workers import started
-from cifar_flax import command_line
-from cifar_flax import config as config_lib
+from cifar_flax import command_line, hints
 from cifar_flax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
@@ -43,7 +42,7 @@ def _names(flag: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
   names = tuple(text.split(","))
   for name in names:
     if name not in known:
-      hint = config_lib.nearest(name, known)
+      hint = hints.nearest(name, known)
       raise UserError(f"--{flag}={name!r}: must be one of {', '.join(known)}{hint}")
   return names
 

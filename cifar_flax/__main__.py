@@ -3,8 +3,8 @@
 import importlib
 
 from cifar_flax import command_line
-from cifar_flax.config import nearest
 from cifar_flax.errors import UserError
+from cifar_flax.hints import nearest
 from cifar_flax.run import streams
 
 # The module that runs each command, the arguments that stand for it, what it does.

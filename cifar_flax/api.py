@@ -10,7 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
-from cifar_flax import places, registry
+from cifar_flax import hints, places, registry
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
@@ -39,7 +39,7 @@ def load(run: Path, checkpoint: str = "best") -> "Trained":
     path = RESULTS / path
   if not path.is_dir():
     names = [each.name for each in sorted(RESULTS.glob("*/")) if each.is_dir()]
-    hint = config_lib.nearest(str(run), names)
+    hint = hints.nearest(str(run), names)
     raise UserError(f"{str(run)!r}: no such run directory{hint}")
   return Trained(path, checkpoint)
 

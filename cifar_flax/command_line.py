@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cifar_flax import config as config_lib
-from cifar_flax import effects, places
+from cifar_flax import effects, hints, places
 from cifar_flax.config import Config
 from cifar_flax.errors import Diverged, Stopped, UserError
 from cifar_flax.run import accelerators, signals, streams
@@ -63,7 +63,8 @@ class Parser(argparse.ArgumentParser):
     if unknown:
       known = [name for name in self._option_string_actions if name.startswith("--")]
       takes_keys = any(name.startswith("--config") for name in known)
-      hint = config_lib.nearest_flag(unknown[0], known, takes_keys=takes_keys)
+      keys = list(config_lib.fields()) if takes_keys else []
+      hint = hints.nearest_flag(unknown[0], known, keys)
       raise UserError(f"{unknown[0]}: no such flag{hint} (--help lists all)")
     for name in _PATHS & vars(flags).keys():
       setattr(flags, name, _expanded(getattr(flags, name), name))
@@ -97,7 +98,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
       value = next(arguments, "--")
     if not equals and value.startswith("--"):
       known = config_lib.fields()
-      hint = "" if name in known else config_lib.nearest(name, known)
+      hint = "" if name in known else hints.nearest(name, known)
       raise UserError(f"--config.{name}: needs a value: --config.{name}=VALUE{hint}")
     overrides[name] = value
   return overrides, others
@@ -137,7 +138,7 @@ def check_choice(flags: argparse.Namespace, name: str, allowed: Sequence[str]) -
   """Raises UserError, with the nearest choice, if a flag has none of `allowed`."""
   value = getattr(flags, name)
   if value not in allowed:
-    hint = config_lib.nearest(value, allowed)
+    hint = hints.nearest(value, allowed)
     raise UserError(f"--{name}={value!r}: must be one of {', '.join(allowed)}{hint}")
 
 

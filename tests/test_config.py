@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cifar_flax import __main__
+from cifar_flax import __main__, hints
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
@@ -243,20 +243,20 @@ def test_a_program_can_set_a_config_but_not_mistype_it():
   ],
 )
 def test_the_nearest_key(name, best):
-  assert config_lib.nearest(name, config_lib.fields()) == f"; did you mean {best!r}?"
+  assert hints.nearest(name, config_lib.fields()) == f"; did you mean {best!r}?"
 
 
 def test_nothing_near_is_no_hint():
-  assert config_lib.nearest("xyzzy", config_lib.fields()) == ""
+  assert hints.nearest("xyzzy", config_lib.fields()) == ""
 
 
 def test_every_synonym_is_of_a_key_and_none_is_listed_twice():
-  words = [word for words in config_lib.SYNONYMS for word in words.split()]
+  words = [word for words in hints.SYNONYMS for word in words.split()]
   assert len(set(words)) == len(words)
   assert not set(words) & set(config_lib.fields())
-  for words, key in config_lib.SYNONYMS.items():
+  for words, key in hints.SYNONYMS.items():
     for word in words.split():
-      hint = config_lib.nearest(word, config_lib.fields())
+      hint = hints.nearest(word, config_lib.fields())
       assert hint == f"; did you mean {key!r}?", word
 
 

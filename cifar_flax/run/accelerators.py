@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from cifar_flax import config as config_lib
+from cifar_flax import hints
 from cifar_flax.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
@@ -119,9 +119,7 @@ def _unusable(error: BaseException, said: list[logging.LogRecord]) -> UserError:
   if not asked:
     return UserError(f"JAX cannot use its devices ({reason}); repair them, {_USE_CPU}")
   hints = [
-    config_lib.nearest(name, PLATFORMS)
-    for name in asked.split(",")
-    if name not in PLATFORMS
+    hints.nearest(name, PLATFORMS) for name in asked.split(",") if name not in PLATFORMS
   ]
   return UserError(
     f"JAX_PLATFORMS={asked!r}: JAX cannot use it ({reason}){''.join(hints)}; check "

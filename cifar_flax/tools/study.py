@@ -27,7 +27,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar_flax import command_line, registry
+from cifar_flax import command_line, hints, registry
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
@@ -217,7 +217,7 @@ def _names(flags: argparse.Namespace, flag: str, known: Sequence[str]) -> list[s
   names = list(known) if given is None else given.split(",")
   for name in names:
     if name not in known:
-      hint = config_lib.nearest(name, known)
+      hint = hints.nearest(name, known)
       raise UserError(f"--{flag}={given!r}: no such name {name!r}{hint}")
   return [name for name in known if name in names]
 

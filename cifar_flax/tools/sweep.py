@@ -19,7 +19,7 @@ import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
-from cifar_flax import command_line, effects
+from cifar_flax import command_line, effects, hints
 from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
@@ -70,7 +70,7 @@ def varied(arguments: Sequence[str]) -> dict[str, list[str]]:
   for argument in arguments:
     key, equals, text = argument.partition("=")
     if key not in known:
-      hint = config_lib.nearest(key, known)
+      hint = hints.nearest(key, known)
       raise UserError(f"--vary={argument!r}: no such key{hint}")
     if key == "seed" or key in found:
       hint = "use --seeds" if key == "seed" else "name each key once"
