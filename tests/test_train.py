@@ -204,6 +204,24 @@ def test_runs_that_share_a_program_compile_once_and_are_as_by_themselves(monkeyp
   assert len(calls) == 2 + len(changes)
 
 
+def test_the_seed_of_a_step_is_an_argument_that_changes_its_keys():
+  """One state and the same images; only the seed in the call differs."""
+  run = trained(make_config(), 1, epochs=0)
+  keys = []
+  for seed in (0, 3):
+    state = jax.tree.map(np.array, run.state)
+    indices = np.arange(16, dtype=np.int32).reshape(1, 1, 16)
+    rates = np.float32([0.01])
+    made, _ = run.program.train_steps(
+      steps.replicate(state, run.devices),
+      *run._train,
+      *(np.uint32(seed), np.int32(1), rates, indices),
+    )
+    keys.append(jax.device_get(made.params))
+  differ = jax.tree.map(lambda a, b: bool((a != b).any()), *keys)
+  assert any(jax.tree.leaves(differ))
+
+
 class ConstantLogits(nn.Module):
   """Logits that depend on nothing but one parameter."""
 
