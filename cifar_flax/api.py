@@ -4,7 +4,6 @@ Importing it is fast: JAX is imported when a function is called.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
   Raises:
     UserError: there is no run in the folder, or a file in it is damaged.
   """
-  from cifar_flax.run import directory
+  from cifar_flax.run import directory, files
 
   top = pathlib.Path(places.expanded(os.fspath(folder), "folder"))
   found = [top] if (top / "config.json").is_file() else []
@@ -139,18 +138,10 @@ def runs(folder: Path) -> list[dict[str, Any]]:
   for path, of_run in zip(found, values, strict=True):
     first = {"run": str(path.relative_to(top)), "seed": of_run["seed"]}
     first |= {key: of_run[key] for key in differ}
-    rows += [{**first, **row} for row in _metrics(path / "metrics.jsonl")]
+    metrics = path / "metrics.jsonl"
+    epochs = files.read_json_lines(metrics) if metrics.exists() else []
+    rows += [{**first, **row} for row in epochs]
   return rows
-
-
-def _metrics(file: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of `metrics.jsonl`; none if the run has not finished an epoch."""
-  try:
-    text = file.read_text() if file.exists() else ""
-    whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
-    return [json.loads(line) for line in whole]  # a last line may still be written
-  except ValueError as error:
-    raise UserError(f"{file}: damaged ({error})") from None
 
 
 def _config(config: Config | Path) -> Config:

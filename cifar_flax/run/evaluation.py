@@ -1,9 +1,12 @@
 """Says what an accuracy was measured on, and how its checkpoint was chosen."""
 
-import json
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from cifar_flax.errors import UserError
+from cifar_flax.run import files
 
 
 def cautions(data: Mapping[str, Any]) -> list[str]:
@@ -46,10 +49,7 @@ def choice(which: str, rows: Sequence[Mapping[str, Any]], eval_split: str) -> st
 def read_choice(workdir: pathlib.Path, which: str, eval_split: str) -> str:
   """Returns `choice` for a run directory, whatever state its files are in."""
   rows = []
-  try:
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-      row = json.loads(line)
-      rows += [row] if isinstance(row, dict) else []
-  except (OSError, ValueError):
-    pass
+  with contextlib.suppress(OSError, UserError):
+    rows = files.read_json_lines(workdir / "metrics.jsonl")
+  rows = [row for row in rows if isinstance(row, dict)]
   return choice(which, rows, eval_split)

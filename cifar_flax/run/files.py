@@ -39,6 +39,23 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
+def read_json_lines(path: pathlib.Path) -> list[Any]:
+  """Reads a file with a JSON value per line, as far as its lines are complete.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    UserError: it cannot be read, or a line is not JSON.
+  """
+  try:
+    complete = path.read_bytes().decode().split("\n")[:-1]
+    return [json.loads(line) for line in complete]
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, RecursionError) as error:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    raise UserError(f"{path}: damaged ({reason})") from None
+
+
 def check_types(path: pathlib.Path, content: Any, types: dict[str, Any]) -> None:
   """Raises UserError, naming the file, if a key is missing or has another type."""
   for key, kind in types.items():

@@ -1,7 +1,6 @@
 """Ablation: measures the effect of each change between two configs, for `sweep`."""
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from cifar_flax import config as config_lib
 from cifar_flax import effects
@@ -96,7 +95,7 @@ def table(planned: Sequence[jobs.Job]) -> Table:
     planned: the runs; the first has all changes.
   """
   summaries = [(job.config, jobs.finished_summary(job)) for job in planned]
-  kinds = _distinct(results.evaluation_identity(s) for _, s in summaries if s)
+  kinds = results.distinct(results.evaluation_identity(s) for _, s in summaries if s)
   differ = [
     key for key in (kinds or [{}])[0] if any(k[key] != kinds[0][key] for k in kinds)
   ]
@@ -116,7 +115,7 @@ def table(planned: Sequence[jobs.Job]) -> Table:
     _add_rows(result, accuracies, f" ({words})" if words else "", first.name)
   if differ:
     result.note("runs with other data or NUMERICS are neither averaged nor compared")
-  data = _distinct(summary["data"] for _, summary in summaries if summary)
+  data = results.distinct(summary["data"] for _, summary in summaries if summary)
   result.note(*(results.describe_data(each, plain=True) for each in data))
   for each in data:
     result.note(*(f"warning: {caution}" for caution in evaluation.cautions(each)))
@@ -126,15 +125,6 @@ def table(planned: Sequence[jobs.Job]) -> Table:
   for job in planned:
     result.note(*_differences(job.config, first), row=job.config.name)
   return result
-
-
-def _distinct(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the items without repetitions, in order."""
-  found: list[dict[str, Any]] = []
-  for item in items:
-    if item not in found:
-      found.append(item)
-  return found
 
 
 def _add_rows(

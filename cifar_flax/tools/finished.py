@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifar_flax import config as config_lib
-from cifar_flax import effects, published, registry
+from cifar_flax import effects, published, registry, tables
 from cifar_flax.config import Config
 from cifar_flax.data import datasets
 from cifar_flax.data.sources import download
@@ -493,3 +493,10 @@ def group(runs: Sequence[FinishedRun]) -> tuple[list[list[FinishedRun]], list[st
         "data and seed"
       )
   return [list(same.values()) for same in groups.values()], notes
+
+
+def most_accurate(groups: Sequence[Group], number: int) -> list[Group]:
+  """Returns the groups of the highest mean accuracies, at most `number`, in order."""
+  means = [tables.mean_and_deviation(g.values("eval_accuracy"))[0] for g in groups]
+  order = sorted(range(len(groups)), key=lambda index: -means[index])
+  return [groups[index] for index in sorted(order[:number])]

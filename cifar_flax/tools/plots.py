@@ -39,7 +39,7 @@ def curves(groups: Sequence[Group]) -> Figure:
   loss and gap are the range over the seeds. Published test accuracy is dashed. Of more
   than `MOST_CURVES` groups, those with the highest accuracy are drawn.
   """
-  drawn, heading = _most_accurate(groups), None
+  drawn, heading = finished.most_accurate(groups, MOST_CURVES), None
   if len(drawn) < len(groups):
     heading = f"The {len(drawn)} most accurate of {len(groups)} rows"
   names = [group.label for group in drawn]
@@ -47,45 +47,7 @@ def curves(groups: Sequence[Group]) -> Figure:
   columns = figures.legend_columns(names, 12)
   lines = -(-len(names) // columns) + (heading is not None)
   figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * lines)
-  handles: dict[str, list[Any]] = {"": [], "published": []}
-  for number, group in enumerate(drawn):
-    color = COLORS[number % len(COLORS)]
-    line_style = LINE_STYLES[number // 8 % len(LINE_STYLES)]
-    length = min(len(run.rows) for run in group.runs)
-    epochs = range(1, length + 1)
-
-    def by_seed(name: str, runs=group.runs, length=length) -> np.ndarray:
-      rows = [[row[name] for row in run.rows[:length]] for run in runs]
-      return np.array(rows, float)  # None, for epochs without evaluation, becomes NaN
-
-    test, train = 100 * by_seed("eval_accuracy"), 100 * by_seed("train_accuracy")
-    highest = np.maximum.accumulate(train, axis=1)
-    bold = [
-      (panels[0], test),
-      (panels[1], by_seed("eval_loss")),
-      (panels[2], np.vectorize(published.gap)(highest, test)),
-    ]
-    evaluated = np.flatnonzero(~np.isnan(test).any(0))  # epochs - 1
-    for axes, values in bold:
-      style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
-      known = values[:, evaluated]
-      lines = axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
-      handles[""] += lines if axes is panels[0] else []
-      axes.fill_between(
-        1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
-      )
-    for axes, values in ((panels[0], train), (panels[1], by_seed("train_loss"))):
-      axes.plot(epochs, values.mean(0), color=color, lw=0.8, ls=line_style, alpha=0.5)
-    if group.published and (rows := published.curves(group.name)):
-      rows = rows[: len(group.runs[0].rows)]
-      handles["published"] += panels[0].plot(
-        [row["epoch"] for row in rows],
-        [100 * row["test_accuracy"] for row in rows],
-        color=color,
-        lw=1,
-        ls=(0, (4, 2)),
-        gid="published",
-      )
+  handles = [_draw_curves(panels, group, number) for number, group in enumerate(drawn)]
   splits = list(dict.fromkeys(group.eval_split for group in drawn))
   on = shortened(splits[0], 20) if len(splits) == 1 else "evaluation"
   titles = (
@@ -99,7 +61,7 @@ def curves(groups: Sequence[Group]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
   figures.legend(
     figure,
-    [*handles[""], *handles["published"]],
+    [ours for ours, _ in handles] + [theirs for _, theirs in handles if theirs],
     names,
     loc="outside lower left",
     ncols=columns,
@@ -112,13 +74,52 @@ def curves(groups: Sequence[Group]) -> Figure:
   return figure
 
 
-def _most_accurate(groups: Sequence[Group]) -> list[Group]:
-  """Returns the groups to draw: at most `MOST_CURVES`, by their last epochs."""
-  last = [
-    np.mean([run.rows[-1]["eval_accuracy"] for run in group.runs]) for group in groups
-  ]
-  order = np.argsort(-np.asarray(last), kind="stable")[:MOST_CURVES]
-  return [groups[index] for index in sorted(order.tolist())]
+def _draw_curves(panels: Sequence[Any], group: Group, number: int) -> tuple[Any, Any]:
+  """Draws a group's curves.
+
+  Args:
+    panels: the axes of accuracy, loss and gap.
+    group: the group.
+    number: its place among the groups, which chooses colour and line style.
+
+  Returns:
+    The lines of its accuracy and of the published accuracy (or None), for the legend.
+  """
+  color = COLORS[number % len(COLORS)]
+  line_style = LINE_STYLES[number // 8 % len(LINE_STYLES)]
+  length = min(len(run.rows) for run in group.runs)
+
+  def by_seed(name: str) -> np.ndarray:
+    rows = [[row[name] for row in run.rows[:length]] for run in group.runs]
+    return np.array(rows, float)  # None, for epochs without evaluation, becomes NaN
+
+  test, train = 100 * by_seed("eval_accuracy"), 100 * by_seed("train_accuracy")
+  highest = np.maximum.accumulate(train, axis=1)
+  evaluated = np.flatnonzero(~np.isnan(test).any(0))  # epochs - 1
+  style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
+  ours: list[Any] = []
+  for axes, values in (
+    (panels[0], test),
+    (panels[1], by_seed("eval_loss")),
+    (panels[2], np.vectorize(published.gap)(highest, test)),
+  ):
+    known = values[:, evaluated]
+    ours += axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
+    axes.fill_between(
+      1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
+    )
+  for axes, values in ((panels[0], train), (panels[1], by_seed("train_loss"))):
+    faint = {"color": color, "lw": 0.8, "ls": line_style, "alpha": 0.5}
+    axes.plot(range(1, length + 1), values.mean(0), **faint)
+  rows = published.curves(group.name) if group.published else None
+  if not rows:
+    return ours[0], None
+  rows = rows[: len(group.runs[0].rows)]
+  epochs, accuracies = zip(
+    *((row["epoch"], 100 * row["test_accuracy"]) for row in rows), strict=True
+  )
+  dashed = {"color": color, "lw": 1, "ls": (0, (4, 2)), "gid": "published"}
+  return ours[0], panels[0].plot(epochs, accuracies, **dashed)[0]
 
 
 @dataclasses.dataclass

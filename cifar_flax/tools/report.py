@@ -176,9 +176,9 @@ def compose(groups: Sequence["Group"], left_out: Sequence[str] = ()) -> list[Any
     left_out: a line for each run that is not in it.
   """
   from cifar_flax import figures
-  from cifar_flax.tools import plots
+  from cifar_flax.tools import finished, plots
 
-  shown_groups = most_accurate(groups, MOST_PREDICTIONS)
+  shown_groups = finished.most_accurate(groups, MOST_PREDICTIONS)
   parts: list[Any] = ["# Runs", table(groups), *notes(groups)]
   parts += left_out[:MOST_NOTES]
   if (more := len(left_out) - MOST_NOTES) > 0:
@@ -193,13 +193,6 @@ def compose(groups: Sequence["Group"], left_out: Sequence[str] = ()) -> list[Any
       f"{len(groups)} rows."
     ]
   return parts
-
-
-def most_accurate(groups: Sequence["Group"], number: int) -> list["Group"]:
-  """Returns the groups of the highest mean accuracies, at most `number`, in order."""
-  means = [tables.mean_and_deviation(g.values("eval_accuracy"))[0] for g in groups]
-  order = sorted(range(len(groups)), key=lambda index: -means[index])
-  return [groups[index] for index in sorted(order[:number])]
 
 
 def _predictions(group: "Group", number: int) -> list[Any]:

@@ -103,12 +103,12 @@ def collect(
     "failures": failures,
     "configs": [entry for group in by_config.values() for entry in _entries(group)],
     "devices": dict(collections.Counter(s["device"] for s in done)),
-    "versions": _distinct(s["versions"] for s in done),
-    "data": _distinct(s["data"] for s in done),
+    "versions": distinct(s["versions"] for s in done),
+    "data": distinct(s["data"] for s in done),
   }
 
 
-def _distinct(items: Iterable[Any]) -> list[Any]:
+def distinct(items: Iterable[Any]) -> list[Any]:
   """Returns the items without repetitions, in order; they need not be hashable."""
   found: list[Any] = []
   for item in items:
@@ -388,6 +388,8 @@ def describe_data(data: dict[str, Any], plain: bool = False) -> str:
   )
   if data.get("download_size"):
     text += f"download size {data['download_size']:,} bytes."
+  elif data["name"] != published.DATASET:
+    text = text.removesuffix(", ") + "."
   else:
     text += f"no download size: {strong('not made from the original files')}."
   if data["name"] != published.DATASET:

@@ -246,6 +246,23 @@ def find_widths(study: Study) -> None:
       study.widths[comparison][kind] = width
 
 
+def describe_widths(study: Study) -> list[str]:
+  """Returns a line for each network whose width was found, with its multiply-adds.
+
+  A cheap type may have to be so wide that its runs take many times as long.
+  """
+  lines = []
+  for comparison, widths in study.widths.items():
+    base = widths[BASE].multiply_adds
+    lines += [
+      f"same {comparison}: {kind} at width {show_width(width.width)}, "
+      f"{width.multiply_adds / base:.2g} times the multiply-adds of {BASE}"
+      for kind, width in widths.items()
+      if comparison != "slots" and kind != BASE
+    ]
+  return lines
+
+
 def num_classes_of(config: Config) -> int:
   """Returns the number of classes; 10 for a folder, which is unknown until read."""
   source = registry.DATASETS.get(config.data.dataset)
@@ -322,6 +339,7 @@ def run(argv: list[str]) -> int:
   """Makes the study of a command line; returns the exit code of `jobs.train_all`."""
   study, flags = parse(argv)
   find_widths(study)
+  print("\n".join(describe_widths(study)), flush=True)
   code = search_rates(study, flags.at_once)
   if code in STOP_CODES:
     return code

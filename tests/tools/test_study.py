@@ -115,6 +115,16 @@ def test_each_type_is_trained_with_its_best_rate_at_three_widths(tmp_path, fake)
       assert abs(row["deviation"]) < 0.02
 
 
+def test_widths_and_what_they_cost_are_said_first(tmp_path, fake, capsys):
+  go(tmp_path, "--compare=slots,parameters")
+  first, second, *_ = capsys.readouterr().out.splitlines()
+  assert first == (  # 8,232,640 / 7,561,216
+    "same parameters: depthwise_separable at width 2.84375, 1.1 times the "
+    "multiply-adds of plain"
+  )
+  assert second.startswith("same parameters: grouped at width 1.9375, 1 times")
+
+
 def test_the_page_says_what_is_better_and_by_how_much(tmp_path, fake):
   go(tmp_path, "--compare=slots")
   text = (tmp_path / "study.md").read_text()
