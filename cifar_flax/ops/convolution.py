@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cifar_flax.ops import depthwise, plain
+from cifar_flax.ops import compiler, depthwise, plain
 from cifar_flax.ops.forward_mode import reverse_only
 from cifar_flax.ops.window import CANONICAL, Window
 
@@ -28,11 +28,12 @@ def conv_general_dilated(
 ) -> jax.Array:
   """Replaces `lax.conv_general_dilated`, except in forward-mode differentiation.
 
-  It takes the same arguments and gives the same result up to rounding. Two-dimensional
-  convolutions of NHWC images with HWIO kernels use the fast forms. They work under
-  `jax.jit`, `jax.vmap`, `jax.checkpoint` and reverse-mode differentiation of any order,
-  but not under `jax.jvp` and what is built on it. All other convolutions, and arguments
-  that do not fit together, are passed to `lax.conv_general_dilated` unchanged.
+  It takes the same arguments and gives the same result up to rounding. On a CPU,
+  two-dimensional convolutions of NHWC images with HWIO kernels use the fast forms. They
+  work under `jax.jit`, `jax.vmap`, `jax.checkpoint` and reverse-mode differentiation of
+  any order, but not under `jax.jvp` and what is built on it. All other convolutions,
+  and arguments that do not fit together, are passed to `lax.conv_general_dilated`
+  unchanged.
 
   Args:
     lhs: images `[batch, height, width, in_channels]`.
@@ -55,7 +56,8 @@ def conv_general_dilated(
       what `lax.conv_general_dilated` raises.
   """
   canonical = (
-    lhs.ndim == rhs.ndim == 4
+    compiler.platform() == "cpu"
+    and lhs.ndim == rhs.ndim == 4
     and _is_canonical(lhs.shape, rhs.shape, dimension_numbers)
     and lhs.dtype == rhs.dtype
     and jnp.issubdtype(lhs.dtype, jnp.floating)

@@ -118,11 +118,11 @@ def _unusable(error: BaseException, said: list[logging.LogRecord]) -> UserError:
   asked = _asked()
   if not asked:
     return UserError(f"JAX cannot use its devices ({reason}); repair them, {_USE_CPU}")
-  hints = [
+  nearest = [
     hints.nearest(name, PLATFORMS) for name in asked.split(",") if name not in PLATFORMS
   ]
   return UserError(
-    f"JAX_PLATFORMS={asked!r}: JAX cannot use it ({reason}){''.join(hints)}; check "
+    f"JAX_PLATFORMS={asked!r}: JAX cannot use it ({reason}){''.join(nearest)}; check "
     "the driver, install JAX for this device (ACCELERATOR=cuda or tpu with make), "
     f"{_USE_CPU}"
   )

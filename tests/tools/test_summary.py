@@ -11,6 +11,7 @@ import pytest
 
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, models, registry
+from cifar_flax.ops import convolution
 from cifar_flax.tools import structure, summary
 from cifar_flax.tools.structure import IMAGE
 
@@ -202,6 +203,7 @@ class LowRank(convolutions.Convolution):
   """A 3x3 kernel made of two factors: nothing but its own parameters."""
 
   rank: int = 4
+  convolve = staticmethod(jax.lax.conv_general_dilated)
 
   @nn.compact
   def __call__(self, x):
@@ -209,9 +211,15 @@ class LowRank(convolutions.Convolution):
     a = self.param("a", init, (9 * channels, self.rank))
     b = self.param("b", init, (self.rank, self.features))
     kernel = (a @ b).reshape(3, 3, channels, self.features)
-    return jax.lax.conv_general_dilated(
+    return self.convolve(
       x, kernel, self.strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+class FastLowRank(LowRank):
+  """The same by this project's convolution, whose fast forms are several operations."""
+
+  convolve = staticmethod(convolution.conv_general_dilated)
 
 
 class Spectral(convolutions.Convolution):
@@ -225,15 +233,17 @@ class Spectral(convolutions.Convolution):
 
 @pytest.fixture
 def toy_types(monkeypatch):
-  for name, kind in (("low_rank", LowRank), ("spectral", Spectral)):
+  kinds = {"low_rank": LowRank, "fast_low_rank": FastLowRank, "spectral": Spectral}
+  for name, kind in kinds.items():
     place = f"{__name__}:{kind.__name__}"
     monkeypatch.setitem(registry.CONVOLUTIONS, name, place)
 
 
-def test_a_type_with_kernels_of_its_own_is_counted(toy_types):
-  config = load("conv_study", convolution="low_rank")
+@pytest.mark.parametrize("kind", ["low_rank", "fast_low_rank"])
+def test_a_type_with_kernels_of_its_own_is_counted(kind, toy_types):
+  config = load("conv_study", convolution=kind)
   layers = structure.layers(config)
-  slots = [layer for layer in layers if layer.kind == "LowRank"]
+  slots = [layer for layer in layers if layer.kind.endswith("LowRank")]
   sides = [(16, 16, 32), (16, 32, 32), (8, 32, 64), (8, 64, 64)]
   # a and b; their product, and with it 3x3 from `before` to `after` at each pixel.
   by_hand = [
