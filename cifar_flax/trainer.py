@@ -218,8 +218,7 @@ class Trainer:
 
   def evaluates(self) -> bool:
     """Returns whether the epoch after those in `history` ends with an evaluation."""
-    epoch, every = len(self.history) + 1, self.config.eval_every
-    return epoch == self.config.num_epochs or (every > 0 and epoch % every == 0)
+    return self.config.evaluates(len(self.history) + 1)
 
   @property
   def updates(self) -> int:
@@ -292,7 +291,6 @@ class Trainer:
         epoch=epoch + 1,
         step=made,
         steps=program.steps_per_epoch,
-        images_per_second=made * config.batch_size / max(self.epoch_seconds(), 1e-9),
         **self.state.metrics.means(),
       )
     if self.record.training_seconds is None:
@@ -340,7 +338,7 @@ class Trainer:
     variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
     variables = self.state.ema or variables
     sums, made = steps.replicate(steps.Metrics.empty(), self.devices), 0
-    program, started = self.program, time.monotonic()
+    program = self.program
     eval_steps = program.flip_eval_steps if flip else program.eval_steps
     for count, piece in self._calls("evaluate", 0, indices, mask):
       sums = eval_steps(sums, variables, images, labels, count, *piece)
@@ -351,7 +349,6 @@ class Trainer:
         epoch=min(len(self.history) + 1, self.config.num_epochs),
         step=made,
         steps=indices.shape[1],
-        images_per_second=made * size / max(time.monotonic() - started, 1e-9),
         **means,
       )
 

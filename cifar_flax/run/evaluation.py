@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cifar_flax import effects
+from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import files
 
@@ -25,6 +27,29 @@ def cautions(data: Mapping[str, Any]) -> list[str]:
   if repeated := data.get("repeated_images", 0):
     found.append(f"the split strings name {repeated:,} images more than once")
   return found
+
+
+def lag(config: Config, row: Mapping[str, Any]) -> str | None:
+  """Returns why an epoch's evaluation is far below its training, if it is BatchNorm.
+
+  BatchNorm trains with the statistics of each batch and evaluates with their moving
+  average. Early in a run, this comes from weights that have changed much since.
+
+  Args:
+    config: of the run.
+    row: the epoch's line of `metrics.jsonl`.
+  """
+  key = "batch_norm_momentum"
+  if row["eval_accuracy"] is None or f"model.{key}" in effects.without_effect(config):
+    return None
+  momentum = config.model.batch_norm_momentum
+  span = 1 / (1 - momentum)  # steps
+  if row["step"] > 2 * span or row["train_accuracy"] - row["eval_accuracy"] < 0.05:
+    return None
+  return (
+    f"after {row['step']} steps, evaluation may lag behind training: BatchNorm's "
+    f"moving averages reach back about {span:.0f} steps (model.{key}={momentum:g})"
+  )
 
 
 def choice(which: str, rows: Sequence[Mapping[str, Any]], eval_split: str) -> str:

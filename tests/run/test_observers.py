@@ -20,7 +20,7 @@ from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 from cifar_flax import config as config_lib
 from cifar_flax import published, text
 from cifar_flax.run import observers
-from cifar_flax.run.observers import Progress, Run, curves, files, terminal
+from cifar_flax.run.observers import Progress, Run, curves, files, pace, terminal
 
 
 def make_run(workdir, name="net6b", num_epochs=50, history=(), **data):
@@ -336,7 +336,7 @@ def test_the_first_step_is_timed_once_and_before_anything_else_about_it():
   observer = terminal.FirstStep(stream, start_time=95.5, clock=lambda: now[0])
   for step in range(1, 4):
     now[0] += 1.25
-    observer.progress(Progress("train", 1, step, 390, 1.25, 0.5, 640.0))
+    observer.progress(Progress("train", 1, step, 390, 1.25, 0.5))
   assert stream.getvalue() == "first step after 5.75 s\n"
   kinds = [type(observer) for observer in observers.create(stream, start_time=95.5)]
   assert kinds[-2:] == [terminal.FirstStep, terminal.PlainLines]
@@ -366,29 +366,93 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
   observer = terminal.PlainLines(stream, clock=lambda: now[0])
   rows = make_rows(1, 2)
   observer.start(make_run(tmp_path, num_epochs=3))
+  now[0] += 25  # compiles
   for row in rows:
-    for step in range(0, 400, 10):  # two seconds each, 80 an epoch
-      observer.progress(Progress("train", row["epoch"], step, 390, 1.25, 0.5, 640.0))
+    for step in range(10, 391, 10):  # two seconds each, 78 an epoch
       now[0] += 2
+      observer.progress(Progress("train", row["epoch"], step, 390, 1.25, 0.5))
     observer.epoch(row)
   observer.close()
-  first, *lines = stream.getvalue().splitlines()
-  for what in ("net6b", "151,404", "cifar10", "3 epochs", str(tmp_path)):
-    assert what in first
+  *first, compiling = stream.getvalue().splitlines()[:6]
+  lines = stream.getvalue().splitlines()[6:]
+  for what, line in zip(
+    ("net6b: 151,404", "cifar10", "3 epochs of 390 steps", str(tmp_path), "1 x cpu"),
+    first,
+    strict=True,
+  ):
+    assert what in line
+  assert compiling == "compiling ..."
   assert [line.split("  ")[1].split(" accuracy")[0] for line in lines] == [
-    "train step 150/390",
-    "train step 300/390",
+    "train step 30/390",
+    "train step 180/390",
+    "train step 330/390",
     "train loss 1.5000",
     "train step 150/390",
     "train step 300/390",
     "train loss 0.7500",
   ]
-  # 240 steps of 128 images at 640 a second, then two epochs of 78 s.
-  assert lines[0].endswith("loss 1.2500 acc 50.00% 640 img/s 00:48 left, run 03:24")
-  # The epochs that are left take what the last one took.
-  assert lines[2].endswith("41.0 s, 01:22 left")
-  assert lines[3].endswith("00:48 left, run 01:29")
-  assert lines[5].endswith("42.0 s, 00:42 left")
+  # 360 steps of 128 images at 640 a second, then two epochs of 78 s; and 210 steps.
+  ends = ["640 img/s 01:12 left, run 03:48", "640 img/s 00:42 left, run 03:18"]
+  for line, end in zip(lines, ends, strict=False):
+    assert line.endswith(f"loss 1.2500 acc 50.00% {end}")
+  assert lines[3].endswith("41.0 s, 02:36 left")
+  assert lines[4].endswith("00:48 left, run 02:06")
+  assert lines[6].endswith("42.0 s, 01:18 left")
+
+
+def test_the_time_left_has_evaluations_and_no_compilation():
+  config = config_lib.Config(num_epochs=6, eval_every=3, batch_size=64)
+  config.eval_batch_size, now = 100, [0.0]
+  measured = pace.Pace(config, clock=lambda: now[0])
+
+  def go(phase, epoch, steps, seconds, total):
+    now[0] += seconds
+    measured.record(Progress(phase, epoch, steps, total, 1.0, 0.5))
+
+  go("train", 3, 100, 500, 400)  # resumed within epoch 3, and compiled
+  assert measured.seconds_left() is None
+  assert measured.images_per_second("train") is None
+  go("train", 3, 200, 50, 400)
+  assert measured.images_per_second("train") == 128  # 100 steps of 64 in 50 s
+  assert measured.seconds_left() == (100, 100 + 3 * 200)
+  go("train", 3, 400, 100, 400)
+  assert not measured.has_met("evaluate")
+  go("evaluate", 3, 4, 30, 10)  # compiled
+  go("evaluate", 3, 10, 12, 10)  # 2 s a step
+  assert measured.images_per_second("evaluate") == 50
+  assert measured.seconds_left() == (0, 3 * 200 + 1 * 20)
+  # Saved meanwhile: it counts, as it takes its time in each epoch. 300 steps in 150 s
+  # weigh half after an epoch: 150 in 75 s, and 100 in 85 s.
+  go("train", 4, 100, 85, 400)
+  step = (75 + 85) / 250
+  assert measured.seconds_left() == pytest.approx((300 * step, 1100 * step + 20))
+
+
+@pytest.mark.parametrize(
+  ("momentum", "step", "evaluated", "says"),
+  [
+    (0.99, 20, 0.09, True),
+    (0.99, 20, 0.32, False),  # near training
+    (0.99, 390, 0.09, False),  # by then the averages have followed
+    (0.9, 25, 0.09, False),
+    (0.99, 20, None, False),
+  ],
+)
+def test_averages_that_lag_get_a_line(tmp_path, momentum, step, evaluated, says):
+  run, stream = make_run(tmp_path), io.StringIO()
+  run.config.model.batch_norm_momentum = momentum
+  row = make_rows(1, 1)[0] | {"train_accuracy": 0.36, "step": step}
+  row |= {"eval_accuracy": evaluated, "eval_loss": evaluated}
+  drive(terminal.PlainLines(stream), run, [row, row | {"epoch": 2}])
+  assert stream.getvalue().count("reach back about 100 steps") == says
+
+
+def test_no_averages_no_lag(tmp_path):
+  run, stream = make_run(tmp_path), io.StringIO()
+  run.config.model.name = "net6a_dense"  # has no BatchNorm
+  row = make_rows(1, 1)[0] | {"train_accuracy": 0.36, "step": 20, "eval_accuracy": 0.09}
+  drive(terminal.PlainLines(stream), run, [row])
+  assert "reach back" not in stream.getvalue()
 
 
 def test_plain_lines_go_on_after_the_epochs_of_before(tmp_path):
@@ -412,14 +476,16 @@ def in_a_terminal(tmp_path, rows, columns=120):
 
   reader = threading.Thread(target=receive)
   reader.start()
+  now = [0.0]
   with open(slave, "w") as stream:
-    *_, bar = observers.create(stream)
-    assert isinstance(bar, terminal.ProgressBar)
+    assert isinstance(observers.create(stream)[-1], terminal.ProgressBar)
+    bar = terminal.ProgressBar(stream, clock=lambda: now[0])
     bar.start(make_run(tmp_path, num_epochs=len(rows)))
     for row in rows:
       for phase, steps in (("train", 390), ("evaluate", 20)):
-        for step in range(steps + 1):
-          bar.progress(Progress(phase, row["epoch"], step, steps, 1.25, 0.5, 640.0))
+        for step in range(1, steps + 1):
+          now[0] += 0.2
+          bar.progress(Progress(phase, row["epoch"], step, steps, 1.25, 0.5))
       bar.epoch(row)
     bar.finish(summary_of(rows))
     bar.close()
@@ -430,11 +496,14 @@ def in_a_terminal(tmp_path, rows, columns=120):
 
 def test_a_terminal_shows_a_bar_and_keeps_a_line_an_epoch(tmp_path):
   sent = in_a_terminal(tmp_path, make_rows(1, 3))
+  # 389 steps of a fifth of a second, then two epochs; evaluations are still unknown.
   assert re.search(
-    r"\repoch 1/3 .* 0/390 loss 1\.2500 acc 50\.00% 640 img/s 01:18 left, run 03:54",
+    r"\repoch 1/3 .* 2/390 loss 1\.2500 acc 50\.00% 640 img/s 01:17 left, run 03:53",
     sent,
   )
-  assert re.search(r"\reval  2/3 .* 0/20 ", sent)
+  assert re.search(r"\reval  2/3 .* 1/20 ", sent)
+  assert sent.index("compiling") < sent.index("1/390")
+  assert sent.index("389/390") < sent.rindex("compiling") < sent.index("1/20")
   # What stays on a line is what was written after the last return.
   kept = [line.rstrip("\r").rpartition("\r")[2] for line in sent.split("\n")]
   assert [line[:9] for line in kept if line.startswith("epoch")] == [
@@ -442,26 +511,37 @@ def test_a_terminal_shows_a_bar_and_keeps_a_line_an_epoch(tmp_path):
     "epoch 2/3",
     "epoch 3/3",
   ]
-  assert not any("left, run" in line for line in kept)
+  assert not any("left, run" in line or "compiling" in line for line in kept)
 
 
-@pytest.mark.parametrize("columns", [0, 40, 80, 120])
-def test_a_bar_fits_its_terminal(tmp_path, columns):
+@pytest.mark.parametrize(
+  ("columns", "end"),
+  [
+    (0, "loss 1.2500 acc 50.00% 640 img/s run 01:17"),  # taken for 80
+    (40, "| run 01:17"),
+    (60, "| loss 1.2500 acc 50.00% run 01:17"),
+    (80, "| 2/390 loss 1.2500 acc 50.00% 640 img/s run 01:17"),
+    (120, "640 img/s 01:17 left, run 01:17"),
+  ],
+)
+def test_a_bar_fits_its_terminal_and_is_one(tmp_path, columns, end):
   sent = in_a_terminal(tmp_path, make_rows(1, 1), columns)
-  bars = [part for part in re.split(r"[\r\n]", sent) if "img/s 0" in part]
-  assert (columns == 40) != any(bar.endswith("left, run 01:18") for bar in bars)
+  bars = [part for part in re.split(r"[\r\n]", sent) if part.startswith("epoch 1/1 |")]
+  assert any(bar.endswith(end) for bar in bars)
   assert all(len(bar) <= (columns or 80) for bar in bars)
+  assert all(len(bar.split("|")[1]) >= 10 for bar in bars)
+  assert bars[-1].split("|")[1].count("█") > 5
 
 
 def test_a_bar_is_not_redrawn_at_every_step(tmp_path):
   now, stream = [0.0], io.StringIO()
   bar = terminal.ProgressBar(stream, clock=lambda: now[0])
   bar.start(make_run(tmp_path))
-  for step in range(1001):  # a millisecond each
-    bar.progress(Progress("train", 1, step, 1000, 1.25, 0.5, 640.0))
+  for step in range(1, 1001):  # a millisecond each
+    bar.progress(Progress("train", 1, step, 1000, 1.25, 0.5))
     now[0] += 0.001
   bar.close()
-  assert 9 <= stream.getvalue().count("img/s") <= 12
+  assert 9 <= stream.getvalue().count("acc 50") <= 12
 
 
 def columns_of(text):
@@ -538,8 +618,8 @@ def test_names_are_shown_as_they_are(tmp_path, caplog, name):
   assert read_picture(tmp_path / "curves.png").shape == (495, 1210, 3)
   stream = io.StringIO()
   terminal.PlainLines(stream).start(run)
-  assert stream.getvalue().count("\n") == 1
-  assert stream.getvalue().startswith(text.shown(name))
+  assert stream.getvalue().count("\n") == 6  # none of them from a name
+  assert f"network   {text.shown(name)} (net6b)" in stream.getvalue()
   stream.getvalue().encode()
   terminal.table(run, summary_of(make_rows(1, 3))).encode()
 

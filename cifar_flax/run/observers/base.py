@@ -52,7 +52,6 @@ class Progress:
     steps: number of steps of this phase in total.
     loss: mean over the phase so far.
     accuracy: mean over the phase so far, 0..1.
-    images_per_second: mean over the phase so far.
   """
 
   phase: str
@@ -61,7 +60,6 @@ class Progress:
   steps: int
   loss: float
   accuracy: float
-  images_per_second: float
 
 
 class Observer:

@@ -1,6 +1,7 @@
 """Shows a run in the terminal: a bar or plain lines, and a table at the end."""
 
 import os
+import shlex
 import time
 from typing import Any, TextIO
 
@@ -9,7 +10,15 @@ import tqdm
 from cifar_flax import published, tables
 from cifar_flax.run import evaluation
 from cifar_flax.run.observers.base import Observer, Progress, Run
+from cifar_flax.run.observers.pace import Pace
 from cifar_flax.text import shown
+
+BAR = 10  # least width of the bar, characters
+NEXT = {  # what can be done with a finished run; {} is its directory
+  "curves": "{}/curves.png",
+  "report": "python -m cifar_flax report {}",
+  "predict": "python -m cifar_flax predict --workdir {} PICTURE",
+}
 
 
 class PlainLines(Observer):
@@ -23,36 +32,31 @@ class PlainLines(Observer):
 
   def __init__(self, stream: TextIO, interval: float = 30.0, clock=time.monotonic):
     self._stream, self._interval, self._clock = stream, interval, clock
-    self._epoch_seconds = 0.0  # of the last epoch
-    self._expected_seconds = 0.0  # of the first one, at its rate so far
+    self._lags = False  # whether it has been said
 
   def start(self, run: Run) -> None:
-    """Writes the network, data, length, run directory and hardware."""
-    self._run, config = run, run.config
-    network = "" if config.name == config.model.name else f" ({config.model.name})"
-    data = config.data
-    self._write(
-      f"{shown(config.name)}{network}: {run.parameters:,} parameters, "
-      f"{shown(data.dataset)} ({shown(data.train_split or 'train')}, evaluated on "
-      f"{shown(data.eval_split or 'test')}), {config.num_epochs} epochs of "
-      f"{run.steps_per_epoch} steps, in {shown(run.workdir)}, on {run.device}"
-    )
+    """Writes what is trained, on which images, how long, where and on what."""
+    self._run, self._pace = run, Pace(run.config, self._clock)
+    for line in _heading(run):
+      self._write(line)
     for caution in evaluation.cautions(run.data):
       self._write(f"warning: {shown(caution)}")
     if run.history:
       self._write(f"resumes after epoch {run.history[-1]['epoch']}")
+    self._compiling()
 
   def progress(self, progress: Progress) -> None:
     """Writes a line if the last one is old."""
-    text = self._describe(progress)
+    self._pace.record(progress)
     if self._clock() - self._written >= self._interval:
       step = f"{progress.phase} step {progress.step}/{progress.steps}"
-      self._write(f"{self._count(progress.epoch)}  {step}  {text}")
+      parts = " ".join(self._parts(progress).values())
+      self._write(f"{self._count(progress.epoch)}  {step}  {parts}")
 
   def epoch(self, row: dict[str, Any]) -> None:
     """Writes the epoch's line."""
-    self._epoch_seconds = row["seconds"]
-    left = (self._run.config.num_epochs - row["epoch"]) * row["seconds"]
+    total = self._run.config.num_epochs
+    left = self._pace.seconds_left() if row["epoch"] < total else None
     evaluated = ""
     if row["eval_loss"] is not None:
       evaluated = f"eval loss {row['eval_loss']:.4f} "
@@ -62,36 +66,67 @@ class PlainLines(Observer):
       f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.2%}  "
       f"{evaluated}"
       f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s  "
-      f"{row['seconds']:.1f} s" + (f", {_time(left)} left" if left else "")
+      f"{row['seconds']:.1f} s" + (f", {_time(left[1])} left" if left else "")
     )
+    if not self._lags and (lag := evaluation.lag(self._run.config, row)):
+      self._lags = True
+      self._write(f"note: {lag}")
 
   def finish(self, summary: dict[str, Any]) -> None:
-    """Prints the summary beside the published numbers."""
+    """Prints the summary beside the published numbers, and what can be done next."""
     self._write("\n" + table(self._run, summary))
+    workdir = shlex.quote(shown(self._run.workdir))
+    for what, command in NEXT.items():
+      self._write(f"{what:8} {command.format(workdir)}")
 
   def _count(self, epoch: int) -> str:
     total = self._run.config.num_epochs
     return f"epoch {epoch:{len(str(total))}}/{total}"
 
-  def _describe(self, progress: Progress) -> str:
-    """Returns loss, accuracy, images/s and the time left of the epoch and the run."""
-    config, rate = self._run.config, progress.images_per_second
-    text = f"loss {progress.loss:.4f} acc {progress.accuracy:.2%} {rate:,.0f} img/s"
-    if rate <= 0:
-      return text
-    train = progress.phase == "train"
-    batch = config.batch_size if train else config.eval_batch_size
-    left = (progress.steps - progress.step) * batch / rate
-    if train:
-      self._expected_seconds = progress.steps * batch / rate
-    epoch_seconds = self._epoch_seconds or self._expected_seconds
-    run_left = left + (config.num_epochs - progress.epoch) * epoch_seconds
-    return f"{text} {_time(left)} left, run {_time(run_left)}"
+  def _parts(self, progress: Progress) -> dict[str, str]:
+    """Returns what is said of a phase so far; speed and time once they are known."""
+    parts = {
+      "loss": f"loss {progress.loss:.4f}",
+      "accuracy": f"acc {progress.accuracy:.2%}",
+    }
+    if speed := self._pace.images_per_second(progress.phase):
+      parts["speed"] = f"{speed:,.0f} img/s"
+    if left := self._pace.seconds_left():
+      parts["phase"] = f"{_time(left[0])} left,"
+      parts["run"] = f"run {_time(left[1])}"
+    return parts
+
+  def _compiling(self) -> None:
+    self._write("compiling ...")
 
   def _write(self, line: str) -> None:
     self._written = self._clock()
     self._stream.write(line + "\n")
     self._stream.flush()
+
+
+def _heading(run: Run) -> list[str]:
+  """Returns the lines that describe a run: network, data, schedule, place, device."""
+  config, data = run.config, run.data
+  network = "" if config.name == config.model.name else f" ({config.model.name})"
+
+  def images(split: str, name: str) -> str:
+    number = data.get(f"{split}_examples")
+    return shown(name) + (f" ({number:,} images)" if number else "")
+
+  optimizer, schedule = config.optimizer, config.schedule
+  lines = {
+    "network": f"{shown(config.name)}{network}: {run.parameters:,} parameters",
+    "data": f"{shown(config.data.dataset)}, "
+    f"{images('train', config.data.train_split or 'train')}, evaluated on "
+    f"{images('eval', config.data.eval_split or 'test')}",
+    "schedule": f"{config.num_epochs} epochs of {run.steps_per_epoch} steps, "
+    f"batch size {config.batch_size}, {optimizer.name}, {schedule.name} "
+    f"{schedule.learning_rate:g}",
+    "place": shown(run.workdir),
+    "device": run.device,
+  }
+  return [f"{name:9} {line}" for name, line in lines.items()]
 
 
 class FirstStep(Observer):
@@ -126,21 +161,44 @@ class ProgressBar(PlainLines):
 
   def progress(self, progress: Progress) -> None:
     """Moves the bar, at most every `interval` seconds."""
-    text = self._describe(progress)
+    self._pace.record(progress)
+    if self._is_before_first_evaluation(progress):
+      self._compiling()
+      return
     fresh = self._bar is None or progress.phase != self._phase
     if not fresh and self._clock() - self._drawn < self._interval:
       return
     self._drawn, self._phase = self._clock(), progress.phase
-    what = "epoch" if progress.phase == "train" else "eval "
-    count = self._count(progress.epoch).replace("epoch", what)
-    form = f"{count} |{{bar}}| {progress.step}/{progress.steps} {text}"
+    count = self._count(progress.epoch)
+    if progress.phase == "evaluate":
+      count = count.replace("epoch", "eval ")
+    steps = f"{progress.step}/{progress.steps}"
+    parts = {"steps": steps, **self._parts(progress)}
+    width = _width(self._stream)
+    for name in ("phase", "speed", "steps", "loss", "accuracy", "run"):
+      if len(f"{count} || {' '.join(parts.values())}") + BAR <= width:
+        break
+      parts.pop(name, None)
+    self._draw(f"{count} |{{bar}}| {' '.join(parts.values())}", progress)
+
+  def _is_before_first_evaluation(self, progress: Progress) -> bool:
+    trained = progress.phase == "train" and progress.step == progress.steps
+    evaluates = self._run.config.evaluates(progress.epoch)
+    return trained and evaluates and not self._pace.has_met("evaluate")
+
+  def _compiling(self) -> None:
+    self._draw("compiling ...")
+
+  def _draw(self, form: str, progress: Progress | None = None) -> None:
+    """Draws a line that the next one replaces."""
     width = _width(self._stream)
     if self._bar is None:
       self._bar = tqdm.tqdm(
         file=self._stream, leave=False, bar_format=form, ncols=width, total=1
       )
     self._bar.bar_format, self._bar.ncols = form, width
-    self._bar.total, self._bar.n = progress.steps, progress.step
+    if progress:
+      self._bar.total, self._bar.n = progress.steps, progress.step
     self._bar.refresh()
 
   def close(self) -> None:
