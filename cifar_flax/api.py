@@ -87,7 +87,7 @@ class Costs:
     """Returns the table that `python -m cifar_flax summary` prints."""
     from cifar_flax.tools import summary
 
-    return summary.text(self.layers, self.name)
+    return summary.table(self.layers, self.name).text()
 
 
 def costs(config: Config | Path, num_classes: int | None = None) -> Costs:

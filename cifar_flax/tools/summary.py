@@ -1,10 +1,11 @@
 """Lists a network's layers: `python -m cifar_flax summary --config FILE`.
 
-Each line has a layer's output shape for one image, its kernel, groups, dilation and
-stride, the number of parameters, multiply-adds and activations, its receptive field and
-its jump (the distance in pixels of the image between neighbouring outputs). The last
-line has the totals. --measure adds the peak memory of a training step, as compiled, and
-the speed of training and inference on this machine.
+Each line has a layer's output shape for one image, its window (the kernel, with g for
+groups, d for dilation, s for stride), the number of parameters and multiply-adds, and
+its receptive field. --wide adds the type, trainable parameters, elementwise operations,
+activations, and the jump (the distance in pixels of the image between neighbouring
+outputs). The last line has the totals. --measure adds the peak memory of a training
+step, as compiled, and the speed of training and inference on this machine.
 """
 
 import argparse
@@ -18,10 +19,19 @@ from cifar_flax import command_line, registry
 from cifar_flax import config as config_lib
 
 if TYPE_CHECKING:
+  from cifar_flax.tables import Table
   from cifar_flax.tools.structure import Layer
 
 FORMATS = ("table", "markdown", "json")
 COLUMNS = (
+  "layer",
+  "output",
+  "window",
+  "parameters",
+  "multiply-adds",
+  "field",
+)
+WIDE_COLUMNS = (
   "layer",
   "type",
   "output",
@@ -37,6 +47,7 @@ COLUMNS = (
   "receptive field",
   "jump",
 )
+ARITHMETIC = ("multiply_adds", "elementwise")  # what may be known from below only
 WINDOWS = 5  # of `--measure`
 SUMS = ("parameters", "trainable", "multiply_adds", "elementwise", "activations")
 
@@ -46,52 +57,76 @@ def totals(layers: list["Layer"]) -> dict[str, int]:
   return {name: sum(getattr(layer, name) for layer in layers) for name in SUMS}
 
 
-def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
-  """Returns the table as aligned text or, with `markdown`, as Markdown."""
+def table(layers: list["Layer"], title: str, wide: bool = False) -> "Table":
+  """Returns the table of the layers and their totals.
+
+  Args:
+    layers: of the network, in order.
+    title: above the table.
+    wide: with all columns, not only those that fit a terminal of 80.
+  """
   from cifar_flax.tables import Table
 
-  table = Table(title, COLUMNS, [_cells(layer) for layer in layers])
   bound = "at least " if any(layer.unknown for layer in layers) else ""
-  sums = [
-    bound + f"{value:,}" if name in ("multiply_adds", "elementwise") else f"{value:,}"
+  sums = {
+    name.replace("_", "-"): (bound if name in ARITHMETIC else "") + f"{value:,}"
     for name, value in totals(layers).items()
-  ]
-  table.rows.append(["total", *[""] * 6, *sums, "", ""])
+  }
+  columns = WIDE_COLUMNS if wide else COLUMNS
+  rows = [*map(_cells, layers), {"layer": "total", **sums}]
+  table = Table(title, columns, [[row.get(c, "") for c in columns] for row in rows])
   table.note(
     "parameters: BatchNorm's moving averages included, as Keras counts",
-    "multiply-adds: products that are summed, for one image, including those on "
-    "padding; elementwise: other results of arithmetic, such as scaling and gating",
+    "multiply-adds: products that are summed for one image, padding included",
   )
+  if wide:
+    table.note("elementwise: other results of arithmetic, such as scaling and gating")
+  else:
+    table.note(
+      "window: kernel, g groups, d dilation, s stride; field: receptive field",
+      "--wide shows more columns",
+    )
   for layer in layers:
     if layer.unknown:
       operations = ", ".join(layer.unknown)
       table.note(f"the arithmetic of {operations} is not counted", row=layer.name)
     if not layer.receptive_field.exact:
       table.note("its receptive field may be smaller", row=layer.name)
-  return table.markdown() if markdown else table.text()
+  return table
 
 
-def _cells(layer: "Layer") -> list[str]:
+def _cells(layer: "Layer") -> dict[str, str]:
+  """Returns a layer's cells by column."""
+
   def by(values) -> str:
     return "x".join(map(str, values)) if values else ""
 
   bound = "at least " if layer.unknown else ""
-  return [
-    layer.name,
-    layer.kind,
-    by(layer.output),
-    by(layer.kernel),
-    str(layer.groups or ""),
-    by(layer.dilation),
-    by(layer.strides),
-    f"{layer.parameters:,}",
-    f"{layer.trainable:,}",
-    f"{bound}{layer.multiply_adds:,}",
-    f"{bound}{layer.elementwise:,}",
-    f"{layer.activations:,}",
-    by(layer.receptive_field.size),
-    by(layer.receptive_field.jump),
-  ]
+  cells = {
+    "layer": layer.name,
+    "type": layer.kind,
+    "output": by(layer.output),
+    "kernel": by(layer.kernel),
+    "groups": str(layer.groups or ""),
+    "dilation": by(layer.dilation),
+    "stride": by(layer.strides),
+    "parameters": f"{layer.parameters:,}",
+    "trainable": f"{layer.trainable:,}",
+    "multiply-adds": f"{bound}{layer.multiply_adds:,}",
+    "elementwise": f"{bound}{layer.elementwise:,}",
+    "activations": f"{layer.activations:,}",
+    "receptive field": by(layer.receptive_field.size),
+    "jump": by(layer.receptive_field.jump),
+  }
+  window = [cells["kernel"]]
+  for letter, values in (
+    ("g", (layer.groups or 1,)),
+    ("d", layer.dilation or ()),
+    ("s", layer.strides or ()),
+  ):
+    if set(values) - {1}:
+      window.append(letter + by(values if len(set(values)) > 1 else values[:1]))
+  return cells | {"window": " ".join(window), "field": cells["receptive field"]}
 
 
 def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
@@ -139,6 +174,7 @@ def _parse(argv: list[str]) -> tuple[config_lib.Config, argparse.Namespace]:
   parser = command_line.Parser("summary", __doc__)
   parser.add_argument("--config", metavar="FILE", help="for example configs/net6b.py")
   parser.add_argument("--format", default="table", help=f"{', '.join(FORMATS)}")
+  parser.add_argument("--wide", action="store_true", help="show all columns")
   parser.add_argument(
     "--measure", action="store_true", help="also measure memory and speed"
   )
@@ -167,7 +203,8 @@ def run(argv: list[str]) -> None:
     print(to_json(layers, config))
   else:
     title = f"{config.model.name}, 32x32x3 image to {num_classes} classes"
-    print(text(layers, title, markdown=flags.format == "markdown"))
+    found = table(layers, title, flags.wide)
+    print(found.markdown() if flags.format == "markdown" else found.text())
   if flags.measure:
     print(measured_line(config, num_classes), file=sys.stderr)
   if flags.plot:

@@ -169,12 +169,12 @@ def run(capsys, *argv):
 
 
 def test_prints_a_table_markdown_and_json(capsys):
-  code, table, error = run(capsys)
+  code, table, error = run(capsys, "--wide")
   assert (code, error) == (0, "")
   assert "151,404    150,168     44,252,196" in table
   _, markdown, _ = run(capsys, "--format=markdown")
   heads = [
-    line for line in markdown.splitlines() if line.startswith("| layer | type |")
+    line for line in markdown.splitlines() if line.startswith("| layer | output |")
   ]
   assert len(heads) == 1
   assert markdown.count("\n| ") == 1 + 27 + 1  # head, layers, totals
@@ -183,6 +183,30 @@ def test_prints_a_table_markdown_and_json(capsys):
   assert content["totals"]["parameters"] == 151_404
   assert content["layers"][-1]["receptive_field"] == [58, 58]
   assert content["layers"][0]["reads"] == [-1]
+
+
+def test_the_table_fits_a_terminal(capsys):
+  _, text, _ = run(capsys)
+  assert max(map(len, text.splitlines())) <= 80
+  rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()[3:] if line}
+  assert rows["block1_conv1/vertical"] == [
+    "30x32x64",
+    "3x1",
+    "6,144",
+    "5,898,240",
+    "5x3",
+  ]
+  assert rows["block1_conv2/depthwise"][1:3] == ["3x3", "g64"]
+  assert rows["block3_conv1/dilation_2"][1:3] == ["3x3", "d2"]
+  assert rows["max_pool"][1:3] == ["2x2", "s2"]
+  assert rows["total"] == ["151,404", "44,252,196"]
+
+
+def test_windows_that_are_not_square(capsys):
+  layer = structure.Layer(
+    "a", "Conv", (8, 8, 4), kernel=(3, 5), strides=(2, 1), dilation=(1, 3), groups=2
+  )
+  assert "3x5 g2 d1x3 s2x1" in summary.table([layer], "title").text()
 
 
 @pytest.mark.parametrize(
@@ -270,7 +294,7 @@ def test_a_type_with_kernels_of_its_own_is_counted(kind, toy_types):
 
 def test_what_cannot_be_counted_is_a_lower_bound(toy_types):
   layers = structure.layers(load("conv_study", convolution="spectral"))
-  text = summary.text(layers, "spectral")
+  text = summary.table(layers, "spectral").text()
   assert "block1_conv1: the arithmetic of fft is not counted" in text
   assert "block1_conv1: its receptive field may be smaller" in text
   row = next(line for line in text.splitlines() if line.startswith("block1_conv1 "))
