@@ -1,4 +1,3 @@
-# Two commands do everything: `make quickstart` and `make test`.
 PYTHON ?= python3
 CONFIG ?= configs/net6a.py
 ARGS ?=
@@ -11,53 +10,60 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce study bench stress tpu-compile test test-full lint format \
+# What follows `##` is the help.
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1:\2/p' $(MAKEFILE_LIST) | \
+	  awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'ACCELERATOR=cpu, cuda or tpu; PYTHON=python3.12; ARGS="more flags of the command"'
+
+.PHONY: help quickstart train reproduce study bench stress tpu-compile test test-full lint format \
   clean
 
 quickstart: CONFIG = configs/quickstart.py
-quickstart: train
+quickstart: train  ## train a small network on data that are drawn here (minutes)
 
-train: $(INSTALLED)
+train: $(INSTALLED)  ## train CONFIG=configs/net6b.py; again to resume
 	$(RUN) -m cifar_flax.main --config $(CONFIG) $(ARGS)
 
-reproduce: $(INSTALLED)
+reproduce: $(INSTALLED)  ## train published and tuned configs, five seeds each
 	$(RUN) -m cifar_flax reproduce $(ARGS)
 
-study: $(INSTALLED)
+study: $(INSTALLED)  ## compare the types of convolution (hours)
 	$(RUN) -m cifar_flax study $(ARGS)
 
 # NETS=net6b,net6a PEERS=ours,torch TABLES=1,2 WINDOWS=6 DATA=DIR DTYPE= OUTPUT=FILE.md
-bench: $(VENV)/peers-installed
+bench: $(VENV)/peers-installed  ## compare speed with PyTorch and Keras
 	$(RUN) -m benchmarks $(if $(NETS),--nets=$(NETS)) $(if $(PEERS),--peers=$(PEERS)) \
 	  $(if $(TABLES),--tables=$(TABLES)) $(if $(WINDOWS),--windows=$(WINDOWS)) \
 	  $(if $(DATA),--data=$(DATA)) $(if $(DTYPE),--dtype=$(DTYPE)) \
 	  $(if $(OUTPUT),--output=$(OUTPUT)) $(ARGS)
 
 # KILLS=200 ONLY=kills,damage OUTPUT=FILE.md; without ONLY, tpu-compile as well
-stress: $(INSTALLED)
+stress: $(INSTALLED)  ## kill, damage and starve small runs, and compare
 	$(RUN) -m stress $(if $(KILLS),--kills=$(KILLS)) $(if $(ONLY),--only=$(ONLY)) \
 	  $(if $(OUTPUT),--output=$(OUTPUT))
 	$(if $(ONLY),,@$(MAKE) --no-print-directory tpu-compile)
 
 # Compiles for TPUs without having one; the compiler has an environment of its own, as
 # it complains at every start of JAX where there is no TPU. CONFIGS= TOPOLOGIES=
-tpu-compile:
+tpu-compile:  ## compile every config for TPUs without having one
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/tpu-compiler-installed
 	.venv-tpu/bin/python -m benchmarks.tpu_compile \
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TOPOLOGIES),--topologies=$(TOPOLOGIES))
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## the tests (ten minutes on two cores)
 	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
 
-test-full: $(INSTALLED)
+test-full: $(INSTALLED)  ## the tests and the long checks
 	$(RUN) -m pytest -n 2 $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
@@ -91,5 +97,5 @@ ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR): must be cpu, cuda or tpu)
 endif
 
-clean:
+clean:  ## remove the environments
 	rm -rf $(VENV) .venv-tpu
