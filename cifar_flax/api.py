@@ -55,8 +55,10 @@ def fit(config: Config | Path, workdir: Path) -> "Trained":
     Diverged: the run diverged; its checkpoints hold finite numbers only.
   """
   from cifar_flax import train
+  from cifar_flax.run import accelerators
 
   path = pathlib.Path(places.expanded(os.fspath(workdir), "workdir"))
+  accelerators.check()
   train.train_and_evaluate(_config(config), path)
   return load(path, "last")
 

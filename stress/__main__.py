@@ -9,6 +9,7 @@ import argparse
 import os
 import pathlib
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 from cifar_flax import tables
+from cifar_flax.run import signals
 from stress import devices, files, processes, stops, untrusted
 from stress.lab import Lab, Row
 
@@ -64,6 +66,9 @@ def main() -> int:
       f"--only={flags.only}: no experiment is called {', '.join(sorted(unknown))}; "
       f"choose from {', '.join(names)}"
     )
+  for number in signals.SIGNALS:  # started by `nohup` or with `&`, it ignores some
+    if signal.getsignal(number) == signal.SIG_IGN:
+      signal.signal(number, signal.SIG_DFL)
   experiments = EXPERIMENTS | {"kills": lambda lab: stops.kills(lab, flags.kills)}
   lines = [*_header(), *tables.markdown(("experiment", "times", "result", "passed"))]
   print("\n".join(lines), flush=True)

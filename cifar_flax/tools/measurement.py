@@ -19,7 +19,7 @@ import numpy as np
 from cifar_flax import models, steps
 from cifar_flax.config import Config
 from cifar_flax.data.records import IMAGE_SHAPE
-from cifar_flax.run import provenance
+from cifar_flax.run import accelerators, provenance
 from cifar_flax.trainer import check_divisible
 
 SECONDS_PER_WINDOW = 1.0
@@ -51,7 +51,11 @@ def measure(
 
   Returns:
     The costs, by name.
+
+  Raises:
+    UserError: JAX cannot use its devices, or uses the CPU without being asked to.
   """
+  accelerators.check()
   subjects = {name: _Subject(config, num_classes) for name, config in configs.items()}
   speeds: dict[str, dict[str, list[float]]] = {
     name: {"training": [], "inference": []} for name in configs

@@ -193,8 +193,11 @@ def run(argv: list[str]) -> None:
     OSError: the picture cannot be written.
   """
   config, flags = _parse(argv)
+  from cifar_flax.run import accelerators
   from cifar_flax.tools import structure  # imports JAX
 
+  if flags.measure:
+    accelerators.check()
   # The number of classes of a folder of images is unknown until it is read.
   source = registry.DATASETS.get(config.data.dataset)
   num_classes = source.num_classes if source else 10

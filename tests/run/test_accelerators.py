@@ -123,14 +123,25 @@ def test_the_cpu_is_used_where_no_plugin_is_installed():
   assert python("-c", CHECKS) == (0, "computes\n", "")
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_training_and_evaluation_are_refused(mode, tmp_path):
+CONFIG = "configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    ["-m", "cifar_flax", "train", f"--config={CONFIG}", "--workdir={tmp}/run"],
+    ["-m", "cifar_flax", "eval", f"--config={CONFIG}", "--workdir={tmp}/run"],
+    ["-m", "cifar_flax", "summary", f"--config={CONFIG}", "--measure"],
+    ["-c", f"import cifar_flax as cf; cf.fit({CONFIG!r}, '{{tmp}}/run')"],
+  ],
+)
+def test_what_computes_is_refused(command, tmp_path):
   module(tmp_path, "raise RuntimeError('no driver')")
-  command = ["-m", "cifar_flax", mode, "--config=configs/quickstart.py"]
-  command += [f"--workdir={tmp_path}/run"]
-  code, out, error = python(*command, folder=tmp_path)
-  assert (code, out, error.count("\n")) == (2, "", 1), error
+  command = [part.format(tmp=tmp_path) for part in command]
+  code, _, error = python(*command, folder=tmp_path)
   assert "xla_cuda12 is installed" in error and not (tmp_path / "run").exists()
+  if "-m" in command:
+    assert (code, error.count("\n")) == (2, 1), error
 
 
 def test_an_error_of_ours_is_not_taken_for_one_of_jax():
