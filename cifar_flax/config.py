@@ -251,7 +251,9 @@ class Config(_Section):
   )
   num_epochs: int = key(100, "passes over the training images", low=1, high=100_000)
   batch_size: int = key(128, "images per step, over all devices", low=1)
-  eval_batch_size: int = key(512, "images per forward pass in evaluation", low=1)
+  eval_batch_size: int = key(
+    0, "images per forward pass in evaluation; 0 chooses by backend", low=0
+  )
   eval_every: int = key(
     1, "epochs between evaluations; 0 evaluates after the last epoch only", low=0
   )

@@ -291,6 +291,7 @@ class Trainer:
         epoch=epoch + 1,
         step=made,
         steps=program.steps_per_epoch,
+        batch_size=config.batch_size,
         **self.state.metrics.means(),
       )
     if self.record.training_seconds is None:
@@ -333,7 +334,10 @@ class Trainer:
       and accuracy of the whole split.
     """
     images, labels = self._eval
-    size = min(self.config.eval_batch_size, len(labels))
+    size = batches.eval_batch_size(
+      self.config.eval_batch_size, self.devices[0].platform
+    )
+    size = min(size, len(labels))
     indices, mask = batches.eval_indices(len(labels), size, len(self.devices))
     variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
     variables = self.state.ema or variables
@@ -349,6 +353,7 @@ class Trainer:
         epoch=min(len(self.history) + 1, self.config.num_epochs),
         step=made,
         steps=indices.shape[1],
+        batch_size=size,
         **means,
       )
 

@@ -93,7 +93,7 @@ MISTAKES = [
   (key("num_epochs=0"), "config.num_epochs=0", "an integer >= 1 and <= 100000"),
   (key("num_epochs=1e2"), "config.num_epochs='1e2'", "an integer >= 1"),
   (key("batch_size=0"), "config.batch_size=0", "an integer >= 1"),
-  (key("eval_batch_size=-5"), "config.eval_batch_size=-5", "an integer >= 1"),
+  (key("eval_batch_size=-5"), "config.eval_batch_size=-5", "an integer >= 0"),
   (key("checkpoint.keep=0"), "config.checkpoint.keep=0", "an integer >= 1"),
   (key("augmentation.cutout=33"), "config.augmentation.cutout=33", "<= 32"),
   (key("augmentation.crop_padding=17"), "crop_padding=17", "<= 16"),

@@ -556,7 +556,7 @@ def test_what_the_trainer_makes_of_a_config(name):
     assert (before.shape, before.dtype) == (now.shape, now.dtype)
 
   variables = {"params": state.params, "batch_stats": state.batch_stats}
-  chosen, mask = batches.eval_indices(10_000, config.eval_batch_size, 2)
+  chosen, mask = batches.eval_indices(10_000, config.eval_batch_size or 64, 2)
   sums = jax.eval_shape(
     program.eval_steps, state.metrics, variables, images, labels, number, chosen, mask
   )

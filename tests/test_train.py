@@ -267,7 +267,7 @@ def test_evaluation_counts_every_image_once():
   correct = int(np.sum(np.argmax(logits, -1) == data.labels))
   assert 5 < correct < 50  # neither nothing nor everything: a miscount would show
   content = serialization.msgpack_restore(run.snapshot().partition(b"\n")[2])
-  for batch_size, num_devices in ((1, 1), (7, 2), (20, 4), (33, 8), (512, 1)):
+  for batch_size, num_devices in ((1, 1), (7, 2), (20, 4), (33, 8), (512, 1), (0, 2)):
     config = make_config(batch_size=8, eval_batch_size=batch_size)
     other = trainer.Trainer(config, jax.devices()[:num_devices])
     other.restore(content)

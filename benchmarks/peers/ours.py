@@ -7,6 +7,7 @@ from benchmarks.peers import ROOT, Workload, data_options, fixed_batch, load_con
 from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
 from cifar_flax import optimizer, steps
+from cifar_flax.data import batches
 from cifar_flax.trainer import STEPS_PER_DISPATCH, Trainer
 
 EXAMPLES = 50_000  # per epoch; schedules and the dispatch size depend on it
@@ -100,7 +101,7 @@ class Ours(OurLayers):
   def evaluate(self, net: str, dtype: str, data: str) -> Workload:
     """Prepares the trainer's evaluation on real images."""
     trainer = self._trainer(net, dtype, data)
-    size = trainer.config.eval_batch_size
+    size = batches.eval_batch_size(0, self.devices[0].platform)
     num_steps = -(-len(trainer.dataset.eval.labels) // size)
 
     def run(steps: int) -> None:
@@ -114,7 +115,7 @@ class Ours(OurLayers):
     values = {"model.dtype": dtype, "model.ops": self.ops, **data_options(data)}
     if self.devices[0].platform == "cpu":
       values["data.train_split"] = f"train[:{SHORT_EPOCH * config.batch_size}]"
-      values["data.eval_split"] = f"test[:{2 * config.eval_batch_size}]"
+      values["data.eval_split"] = f"test[:{16 * batches.eval_batch_size(0, 'cpu')}]"
     trainer = Trainer(config_lib.override(config, values), self.devices)
     trainer.restore(None)
     return trainer

@@ -9,9 +9,10 @@ from benchmarks.comparison import Measurement, compare, new_table
 from benchmarks.peers import BATCH
 from benchmarks.tables import Options
 from benchmarks.workers import started
+from cifar_flax.data import batches
 from cifar_flax.tables import Table
 
-EVAL_BATCH = 512  # `eval_batch_size` of the configs
+EVAL_BATCH = batches.eval_batch_size(0, "cpu")
 # phase -> method of the trainer, method on a fixed batch, images per step
 PHASES = {"train": ("epoch", "train", BATCH), "eval": ("evaluate", "infer", EVAL_BATCH)}
 NAMES = ("trainer", "fixed batch")

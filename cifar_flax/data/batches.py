@@ -40,6 +40,17 @@ def train_indices(
   return np.ascontiguousarray(order.reshape(steps, num_devices, -1).transpose(1, 0, 2))
 
 
+def eval_batch_size(chosen: int, platform: str) -> int:
+  """Returns the images per forward pass in evaluation, over all devices.
+
+  Args:
+    chosen: the config's number; 0 if it leaves the choice. A CPU then takes as many as
+      its cache holds the activations of.
+    platform: of the devices: cpu, gpu or tpu.
+  """
+  return chosen or (64 if platform == "cpu" else 512)
+
+
 def eval_indices(
   num_examples: int, batch_size: int, num_devices: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from cifar_flax import models, steps
 from cifar_flax.config import Config
+from cifar_flax.data import batches
 from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.run import accelerators, provenance
 from cifar_flax.trainer import check_divisible
@@ -133,7 +134,8 @@ class _Subject:
     self.training = _Timer(train, batch)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     variables = jax.tree.map(lambda leaf: leaf.copy(), variables)  # `state` is donated
-    size = len(devices) * max(1, config.eval_batch_size // len(devices))
+    size = batches.eval_batch_size(config.eval_batch_size, devices[0].platform)
+    size = len(devices) * max(1, size // len(devices))
     images, eval_indices = _batch(size, devices)
     mask = np.ones(eval_indices.shape, np.float32)
     empty = steps.replicate(steps.Metrics.empty(), devices)

@@ -45,3 +45,8 @@ def test_evaluation_counts_every_image_once(num_devices, batch_size):
   np.testing.assert_array_equal(np.sort(counted), np.arange(200))
   assert set(np.unique(mask)) <= {0.0, 1.0}
   assert indices.min() >= 0 and indices.max() < 200
+
+
+def test_the_size_of_evaluation_is_the_chosen_one_or_the_backends():
+  assert [batches.eval_batch_size(7, platform) for platform in ("cpu", "tpu")] == [7, 7]
+  assert batches.eval_batch_size(0, "cpu") < batches.eval_batch_size(0, "gpu")

@@ -336,7 +336,7 @@ def test_the_first_step_is_timed_once_and_before_anything_else_about_it():
   observer = terminal.FirstStep(stream, start_time=95.5, clock=lambda: now[0])
   for step in range(1, 4):
     now[0] += 1.25
-    observer.progress(Progress("train", 1, step, 390, 1.25, 0.5))
+    observer.progress(Progress("train", 1, step, 390, 128, 1.25, 0.5))
   assert stream.getvalue() == "first step after 5.75 s\n"
   kinds = [type(observer) for observer in observers.create(stream, start_time=95.5)]
   assert kinds[-2:] == [terminal.FirstStep, terminal.PlainLines]
@@ -370,7 +370,7 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
   for row in rows:
     for step in range(10, 391, 10):  # two seconds each, 78 an epoch
       now[0] += 2
-      observer.progress(Progress("train", row["epoch"], step, 390, 1.25, 0.5))
+      observer.progress(Progress("train", row["epoch"], step, 390, 128, 1.25, 0.5))
     observer.epoch(row)
   observer.close()
   *first, compiling = stream.getvalue().splitlines()[:6]
@@ -401,13 +401,13 @@ def test_plain_lines_are_one_an_epoch_and_one_in_thirty_seconds(tmp_path):
 
 
 def test_the_time_left_has_evaluations_and_no_compilation():
-  config = config_lib.Config(num_epochs=6, eval_every=3, batch_size=64)
-  config.eval_batch_size, now = 100, [0.0]
+  config, now = config_lib.Config(num_epochs=6, eval_every=3), [0.0]
   measured = pace.Pace(config, clock=lambda: now[0])
 
   def go(phase, epoch, steps, seconds, total):
     now[0] += seconds
-    measured.record(Progress(phase, epoch, steps, total, 1.0, 0.5))
+    size = {"train": 64, "evaluate": 100}[phase]
+    measured.record(Progress(phase, epoch, steps, total, size, 1.0, 0.5))
 
   go("train", 3, 100, 500, 400)  # resumed within epoch 3, and compiled
   assert measured.seconds_left() is None
@@ -485,7 +485,7 @@ def in_a_terminal(tmp_path, rows, columns=120):
       for phase, steps in (("train", 390), ("evaluate", 20)):
         for step in range(1, steps + 1):
           now[0] += 0.2
-          bar.progress(Progress(phase, row["epoch"], step, steps, 1.25, 0.5))
+          bar.progress(Progress(phase, row["epoch"], step, steps, 128, 1.25, 0.5))
       bar.epoch(row)
     bar.finish(summary_of(rows))
     bar.close()
@@ -538,7 +538,7 @@ def test_a_bar_is_not_redrawn_at_every_step(tmp_path):
   bar = terminal.ProgressBar(stream, clock=lambda: now[0])
   bar.start(make_run(tmp_path))
   for step in range(1, 1001):  # a millisecond each
-    bar.progress(Progress("train", 1, step, 1000, 1.25, 0.5))
+    bar.progress(Progress("train", 1, step, 1000, 128, 1.25, 0.5))
     now[0] += 0.001
   bar.close()
   assert 9 <= stream.getvalue().count("acc 50") <= 12

@@ -50,6 +50,7 @@ class Progress:
     epoch: number of the epoch, from 1.
     step: number of steps of this phase that are done.
     steps: number of steps of this phase in total.
+    batch_size: images per step.
     loss: mean over the phase so far.
     accuracy: mean over the phase so far, 0..1.
   """
@@ -58,6 +59,7 @@ class Progress:
   epoch: int
   step: int
   steps: int
+  batch_size: int
   loss: float
   accuracy: float
 

@@ -21,6 +21,7 @@ class Pace:
     self._last: Progress | None = None
     self._time = 0.0  # of the last record
     self._lengths: dict[str, int] = {}  # steps of each phase
+    self._sizes: dict[str, int] = {}  # images per step
     self._steps: dict[str, float] = {}  # measured
     self._seconds: dict[str, float] = {}  # that they took
 
@@ -35,7 +36,7 @@ class Pace:
       steps = progress.step - (last.step if last and together else 0)
       self._steps[phase] = self._steps.get(phase, 0) + steps
       self._seconds[phase] = self._seconds.get(phase, 0) + now - self._time
-    self._lengths[phase] = progress.steps
+    self._lengths[phase], self._sizes[phase] = progress.steps, progress.batch_size
     self._last, self._time = progress, now
 
   def has_met(self, phase: str) -> bool:
@@ -46,9 +47,7 @@ class Pace:
     """Returns the speed of a phase, or None before its second call."""
     if not self._seconds.get(phase):
       return None
-    train = phase == "train"
-    size = self._config.batch_size if train else self._config.eval_batch_size
-    return size * self._steps[phase] / self._seconds[phase]
+    return self._sizes[phase] * self._steps[phase] / self._seconds[phase]
 
   def seconds_left(self) -> tuple[float, float] | None:
     """Returns the time left in this phase of the epoch, and in the run.
