@@ -27,6 +27,7 @@ from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Stopped, UserError
 from cifar_flax.run import directory, signals, streams
+from cifar_flax.tools.forecast import Forecast
 
 MAIN = (sys.executable, "-m", "cifar_flax.main")  # how a user trains the same run
 USER_ERROR = 2  # exit code of a command that was given wrong input
@@ -332,7 +333,7 @@ def train_all(
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
-  code, workers = 0, Workers()
+  code, workers, forecast = 0, Workers(), Forecast(jobs, at_once)
   with (
     streams.guarded(lasts=True),
     _Signals() as asked,
@@ -354,8 +355,10 @@ def train_all(
         elif at_once > 1:
           print(f"{label}: done", flush=True)
         after_each(failures)
+        forecast.is_due()
         if exit_code in stop_codes:
           waiting, code = [], exit_code
+      forecast.say([*pool.jobs(), *(job for _, job in waiting)])
     if number := asked.request.signal:
       raise Stopped(number, saved=False)
   return code or (1 if failures else 0)
@@ -416,6 +419,10 @@ class _Pool:
   def free_slots(self) -> list[int]:
     """Returns the slots without a run."""
     return [slot for slot in range(self._number) if slot not in self.running]
+
+  def jobs(self) -> list[Job]:
+    """Returns the runs that are being trained."""
+    return [job for _, job, _ in self.running.values()]
 
   def start(self, label: str, job: Job) -> None:
     """Starts a run in the first free slot."""

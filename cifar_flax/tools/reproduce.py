@@ -1,12 +1,13 @@
 """Trains the published and the tuned configs to their full length: `make reproduce`.
 
-Every config is trained with several seeds, one run after another, each in its own
-process and its own run directory, OUTPUT/<config>/seed<k>. Rerun the same command to
+Every config is trained with several seeds, one run after another or several at once,
+each in its own run directory, OUTPUT/<config>/seed<k>. Rerun the same command to
 resume. After every run, OUTPUT/results.md and results.json are rewritten from the
 summaries of the finished runs alone.
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -17,8 +18,8 @@ from cifar_flax.errors import UserError
 from cifar_flax.tools import jobs, results
 
 
-def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
-  """Returns the planned runs of a command line, in order, and the output folder.
+def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
+  """Returns the planned runs of a command line, the output folder, and `--at_once`.
 
   Raises:
     UserError: a flag, config, key or value is wrong, a key has no effect in any of the
@@ -31,7 +32,8 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
         f"--config.{key}={overrides[key]!r}: cannot be set; use --seeds and --configs"
       )
   flags = _parser().parse_args(others)
-  command_line.check_at_least(flags, seeds=1)
+  command_line.check_at_least(flags, seeds=1, at_once=1)
+  jobs.check_slots(flags.at_once, os.environ)
   output = pathlib.Path(flags.output)
   planned = []
   for name in flags.configs.split(","):
@@ -43,7 +45,7 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path]:
   effects.check(overrides, [job.config for job in planned])
   if len({job.workdir for job in planned}) < len(planned):
     raise UserError(f"--configs={flags.configs!r}: must name each config once")
-  return planned, output
+  return planned, output, flags.at_once
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (default: 5)"
   )
+  parser.add_argument(
+    "--at_once", type=int, default=1, help="runs trained at the same time, as in sweep"
+  )
   parser.add_argument("--output", default="runs/reproduce", help="default: %(default)s")
   return parser
 
@@ -64,6 +69,7 @@ def reproduce(
   planned: Sequence[jobs.Job],
   output: pathlib.Path,
   command: str,
+  at_once: int = 1,
   start: Callable[[jobs.Job, int | None], jobs.Process] | None = None,
 ) -> int:
   """Trains the runs that are not finished and rewrites the table after each.
@@ -72,6 +78,7 @@ def reproduce(
     planned: the runs, in order.
     output: the folder of results.md and results.json.
     command: the command line, printed below the table.
+    at_once: number of runs trained at the same time.
     start: starts a run.
 
   Returns:
@@ -87,7 +94,7 @@ def reproduce(
   write_table({})
   # An error in the user's input, such as missing data, would stop the other runs too.
   stop_codes = (jobs.USER_ERROR, *jobs.STOPPED)
-  code = jobs.train_all(planned, write_table, start=start, stop_codes=stop_codes)
+  code = jobs.train_all(planned, write_table, at_once, start, stop_codes)
   if code not in stop_codes:
     print((output / "results.md").read_text())
   return code
@@ -95,9 +102,9 @@ def reproduce(
 
 def run(argv: list[str]) -> int:
   """Trains the runs of a command line; returns the exit code."""
-  planned, output = plan(argv)
+  planned, output, at_once = plan(argv)
   command = shlex.join(["python", "-m", "cifar_flax", "reproduce", *argv])
-  return reproduce(planned, output, command)
+  return reproduce(planned, output, command, at_once)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -86,8 +86,8 @@ class FakeMain:
 
 def go(tmp_path, *flags, run=None):
   run = run or FakeMain()
-  planned, output = reproduce.plan([f"--output={tmp_path / 'out'}", *flags])
-  code = reproduce.reproduce(planned, output, "the command", run)
+  planned, output, _ = reproduce.plan([f"--output={tmp_path / 'out'}", *flags])
+  code = reproduce.reproduce(planned, output, "the command", start=run)
   return code, run.workdirs
 
 
@@ -99,7 +99,7 @@ def table_of(tmp_path):
 
 
 def test_every_published_config_runs_five_times_to_its_full_length(tmp_path):
-  jobs, output = reproduce.plan([])
+  jobs, output, _ = reproduce.plan([])
   assert str(output) == "runs/reproduce"
   assert [str(job.workdir.relative_to(output)) for job in jobs] == [
     f"{name}/seed{seed}"
@@ -349,7 +349,7 @@ def test_another_data_set_has_no_published_result(tmp_path):
 
 def test_overrides_reach_every_run(tmp_path):
   flags = ["--configs=net6b,net6a", "--seeds=2", "--config.model.dtype", "bfloat16"]
-  jobs, _ = reproduce.plan(flags)
+  jobs, _, _ = reproduce.plan(flags)
   assert len(jobs) == 4
   for job in jobs:
     config, workdir, _ = main.parse(job.command[3:])
