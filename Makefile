@@ -17,7 +17,7 @@ help:  ## list the targets
 	@echo
 	@echo 'ACCELERATOR=cpu, cuda or tpu; PYTHON=python3.12; ARGS="more flags of the command"'
 
-.PHONY: help quickstart train reproduce study bench stress tpu-compile test test-full lint format \
+.PHONY: help quickstart train reproduce study bench stress tpu-compile gpu-compile test test-full lint format \
   clean
 
 quickstart: CONFIG = configs/quickstart.py
@@ -45,12 +45,20 @@ stress: $(INSTALLED)  ## kill, damage and starve small runs, and compare
 	  $(if $(OUTPUT),--output=$(OUTPUT))
 	$(if $(ONLY),,@$(MAKE) --no-print-directory tpu-compile)
 
-# Compiles for TPUs without having one; the compiler has an environment of its own, as
-# it complains at every start of JAX where there is no TPU. CONFIGS= TOPOLOGIES=
+# These compile for devices without having one; each compiler has an environment of its
+# own, as it complains at every start of JAX where there is no such device.
+# CONFIGS= TOPOLOGIES=
 tpu-compile:  ## compile every config for TPUs without having one
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/tpu-compiler-installed
 	.venv-tpu/bin/python -m benchmarks.tpu_compile \
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TOPOLOGIES),--topologies=$(TOPOLOGIES))
+
+# CONFIGS= TARGETS=h100,a100 DEVICES=1,8 DTYPES=float32,bfloat16
+gpu-compile:  ## compile every config for GPUs without having one
+	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/gpu-compiler-installed
+	.venv-gpu/bin/python -m benchmarks.gpu_compile \
+	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TARGETS),--targets=$(TARGETS)) \
+	  $(if $(DEVICES),--devices=$(DEVICES)) $(if $(DTYPES),--dtypes=$(DTYPES))
 
 test: $(INSTALLED)  ## the tests (ten minutes on two cores)
 	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
@@ -93,9 +101,12 @@ $(VENV)/peers-installed: $(INSTALLED)
 $(VENV)/tpu-compiler-installed: $(INSTALLED)
 	$(call install,libtpu)
 
+$(VENV)/gpu-compiler-installed: $(INSTALLED)
+	$(call install,gpu-compiler)
+
 ifeq ($(filter cpu cuda tpu,$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR): must be cpu, cuda or tpu)
 endif
 
 clean:  ## remove the environments
-	rm -rf $(VENV) .venv-tpu
+	rm -rf $(VENV) .venv-tpu .venv-gpu

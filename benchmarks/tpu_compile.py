@@ -9,7 +9,6 @@ traffic as the compiler counts it, which is too high for data that stay on the c
 
 import argparse
 import glob
-import math
 import os
 import sys
 from typing import Any, NamedTuple
@@ -20,16 +19,13 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
 
-import jax
-import numpy as np
 from jax.experimental import topologies
 
+from benchmarks.compiled_epoch import CompiledEpoch, compile_epoch
 from cifar_flax import config as config_lib
-from cifar_flax import registry, steps, tables
-from cifar_flax.ops import compiler
+from cifar_flax import tables
 
 GIB = 2**30
-NUM_EXAMPLES, IMAGE_SHAPE = 50_000, (32, 32, 3)
 # Largest memory of the arguments relative to their values: layouts pad small axes.
 MOST_PADDING = 2.0
 
@@ -56,36 +52,30 @@ CHIPS = {
 
 
 class Epoch(NamedTuple):
-  """Memory and cost of a compiled epoch, per device.
+  """A compiled epoch, and its cost on each device.
 
   Attributes:
+    compiled: with its memory.
     cores: devices that share a chip.
-    state: bytes of the state.
-    arguments, logical: bytes of all arguments in memory, and of their values.
-    temporary: bytes in addition to arguments and results.
-    aliased: bytes of results that reuse an argument's memory.
     flops, traffic: operations, and bytes to and from memory, of an epoch.
   """
 
+  compiled: CompiledEpoch
   cores: int
-  state: int
-  arguments: int
-  logical: int
-  temporary: int
-  aliased: int
   flops: float
   traffic: float
 
   def problems(self, chip: Chip) -> list[str]:
     """Returns a line for each requirement that is not met."""
-    found = []
-    if self.aliased < self.state:
-      found.append(f"{self.state - self.aliased} bytes of the state are not donated")
-    if self.arguments > MOST_PADDING * self.logical:
-      found.append(f"arguments padded {self.arguments / self.logical:.1f} times")
-    if self.temporary > self.logical:  # such as a copy of the images
-      found.append(f"temporary memory {self.temporary / self.logical:.1f} x arguments")
-    if self.cores * (self.arguments + self.temporary) > chip.memory:
+    epoch = self.compiled
+    found = epoch.problems()
+    if epoch.arguments > MOST_PADDING * epoch.logical:
+      found.append(f"arguments padded {epoch.arguments / epoch.logical:.1f} times")
+    if epoch.temporary > epoch.logical:  # such as a copy of the images
+      found.append(
+        f"temporary memory {epoch.temporary / epoch.logical:.1f} x arguments"
+      )
+    if self.cores * (epoch.arguments + epoch.temporary) > chip.memory:
       found.append("does not fit into memory")
     return found
 
@@ -95,46 +85,20 @@ class Epoch(NamedTuple):
     return self.cores * max(arithmetic, memory)
 
 
-def compile_epoch(path: str, topology: str) -> Epoch:
+def compile_for(path: str, topology: str) -> Epoch:
   """Compiles a training epoch of the config in `path`."""
   description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   devices: Any = description.devices
-  config = config_lib.load(path)
-  with compiler.compiling_for("tpu"):
-    num_classes = registry.DATASETS[config.data.dataset].num_classes
-    program = steps.Program(config, devices, num_classes, NUM_EXAMPLES)
-    state = steps.create_state(config, program.network, program.tx, IMAGE_SHAPE)
-    steps_per_epoch = program.steps_per_epoch
-    batch = config.batch_size // len(devices)
-    arguments: tuple[Any, ...] = (
-      state,
-      jax.ShapeDtypeStruct((NUM_EXAMPLES, math.prod(IMAGE_SHAPE)), np.uint8),
-      jax.ShapeDtypeStruct((NUM_EXAMPLES,), np.int32),
-      np.uint32(config.seed),
-      np.int32(steps_per_epoch),
-      np.zeros(steps_per_epoch, np.float32),
-      jax.ShapeDtypeStruct((len(devices), steps_per_epoch, batch), np.int32),
-    )
-    train_steps: Any = program.train_steps
-    compiled = train_steps.lower(*arguments).compile()
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  epoch = compile_epoch(config_lib.load(path), devices, "tpu")
+  cost = epoch.compiled.cost_analysis()
   cost = cost[0] if isinstance(cost, list) else cost
-  logical = sum(_bytes(leaf) for leaf in jax.tree.leaves(arguments[:6]))
   return Epoch(
+    compiled=epoch,
     cores=len(devices) // len({tuple(device.coords) for device in devices}),
-    state=sum(_bytes(leaf) for leaf in jax.tree.leaves(state)),
-    arguments=memory.argument_size_in_bytes,
-    logical=logical + _bytes(arguments[6]) // len(devices),
-    temporary=memory.temp_size_in_bytes,
-    aliased=memory.alias_size_in_bytes,
     # The number of steps is an argument, so the analysis counts the loop's body once.
-    flops=cost["flops"] * steps_per_epoch,
-    traffic=cost["bytes accessed"] * steps_per_epoch,
+    flops=cost["flops"] * epoch.steps,
+    traffic=cost["bytes accessed"] * epoch.steps,
   )
-
-
-def _bytes(leaf: Any) -> int:
-  return int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
 
 COLUMNS = (
@@ -166,8 +130,8 @@ def main() -> int:
   failed = False
   for path in flags.configs.split(","):
     for topology in flags.topologies.split(","):
-      chip, epoch = CHIPS[topology], compile_epoch(path, topology)
-      problems = epoch.problems(chip)
+      chip, found = CHIPS[topology], compile_for(path, topology)
+      epoch, problems = found.compiled, found.problems(chip)
       failed |= bool(problems)
       cells = (
         path,
@@ -176,9 +140,9 @@ def main() -> int:
         f"{epoch.arguments / epoch.logical:.2f}x",
         f"{epoch.temporary / 2**20:,.0f}",
         f"{min(1, epoch.aliased / epoch.state):.0%}",
-        f"{epoch.flops / 1e9:,.0f}",
-        f"{epoch.traffic / 1e9:,.0f}",
-        f"{epoch.seconds(chip):.2f}",
+        f"{found.flops / 1e9:,.0f}",
+        f"{found.traffic / 1e9:,.0f}",
+        f"{found.seconds(chip):.2f}",
         "; ".join(problems) or "none",
       )
       print(tables.markdown_row(cells), flush=True)

@@ -280,7 +280,7 @@ def test_the_trainer_is_compared_with_a_fixed_batch(asked):
   ratio = ["0.80 [0.80, 0.80]", "6"]
   assert table.rows == [
     ["net6a", "train", "256", "320", *ratio],
-    ["net6a", "eval", "1,024", "1,280", *ratio],
+    ["net6a", "eval", "128", "160", *ratio],
   ]
 
 

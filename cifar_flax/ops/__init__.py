@@ -75,6 +75,8 @@ def select(name: str, dtype: str = "float32") -> Operations:
     raise UserError(f"unknown operations {name!r}: choose 'fast' or 'lax'")
   if name == "lax":
     return _LAX
+  if compiler.platform() == "gpu":
+    return _FAST._replace(batch_norm_relu=batch_norm_relu)
   if compiler.platform() != "cpu":
     return _FAST
   options = compiler.supported(compiler.cpu_options(dtype))

@@ -6,9 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_flax.ops import compiler
 from cifar_flax.ops.normalization import batch_norm_relu
 
 EPSILON = 1e-3
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def platform(request):
+  """Each form is tested on the CPU."""
+  with compiler.compiling_for(request.param):
+    yield
 
 
 def by_hand(x, scale, bias):
