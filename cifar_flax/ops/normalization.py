@@ -104,7 +104,7 @@ def _sum_images(terms, *arrays):
     *arrays: `[batch, ..., channels]`.
 
   Returns:
-    Two sums `[channels]`, in at least float32.
+    Two sums `[channels]`, an array `[2, channels]` or a tuple, in at least float32.
   """
   wide = jnp.promote_types(arrays[0].dtype, jnp.float32)
   in_chunks = compiler.platform() == "cpu"
@@ -135,13 +135,12 @@ def _sum_chunks(terms, wide, *arrays):
 
   zeros = [jnp.zeros(chunks[0].shape[1:], wide)] * 2
   totals, _ = lax.scan(add, zeros, chunks)
-  return tuple(jnp.sum(t, axis=0) for t in totals)
+  return jnp.stack([jnp.sum(t, axis=0) for t in totals])
 
 
 def _mean_over_devices(sums, x, axis_name):
   """Returns the means of both terms over all images of all devices."""
-  means = tuple(total / (x.size // x.shape[-1]) for total in sums)
-  if axis_name is None or lax.axis_size(axis_name) == 1:
+  means = jax.tree.map(lambda total: total / (x.size // x.shape[-1]), sums)
+  if axis_name is None:
     return means
-  # Together, so that the devices exchange both at once.
-  return tuple(lax.pmean(jnp.stack(means), axis_name))
+  return lax.pmean(jnp.asarray(means), axis_name)  # both in one exchange
