@@ -11,8 +11,8 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce study bench stress tpu-compile test test-full lint format \
-  clean
+.PHONY: quickstart train reproduce study bench stress tpu-compile test test-full test-pages lint \
+  format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train
@@ -47,10 +47,14 @@ tpu-compile:
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TOPOLOGIES),--topologies=$(TOPOLOGIES))
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not full and not pages" $(ARGS)
 
 test-full: $(INSTALLED)
 	$(RUN) -m pytest -n 2 $(ARGS)
+
+# Needs Chromium (apt-get install chromium). SCREENSHOTS=DIR keeps pictures of the pages.
+test-pages: $(VENV)/pages-installed
+	$(RUN) -m pytest -n 0 -m pages tests/tools/test_pages.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
@@ -83,6 +87,9 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 
 $(VENV)/peers-installed: $(INSTALLED)
 	$(call install,bench)
+
+$(VENV)/pages-installed: $(INSTALLED)
+	$(call install,pages)
 
 $(VENV)/tpu-compiler-installed: $(INSTALLED)
 	$(call install,libtpu)
