@@ -253,7 +253,7 @@ thead th { vertical-align: bottom; white-space: normal; color: var(--faint) }
 th { font-weight: 600 }
 .text { text-align: left }
 th:first-child { position: sticky; left: 0; background: var(--page) }
-th > div { width: max-content; max-width: 40vw; white-space: normal;
+th > div { width: max-content; max-width: 44vw; white-space: normal;
   overflow-wrap: anywhere }
 td strong { background: var(--best); padding: .05rem .25rem; border-radius: 3px }
 @media (max-width: 600px) {

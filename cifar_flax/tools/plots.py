@@ -57,7 +57,7 @@ def curves(groups: Sequence[Group]) -> dict[str, Figure]:
     names = [group.label for group in drawn]
     names += [f"{group.label}, published" for group in known]
     lines = len(names) + (heading is not None)
-    figure, (axes,) = figures.panels(1, CURVES_WIDTH, 3.8 + 0.18 * lines)
+    figure, (axes,) = figures.panels(1, CURVES_WIDTH, 4.1 + 0.18 * lines)
     handles = [_draw_curve(axes, each, i, metric) for i, each in enumerate(drawn)]
     handles += [_draw_published(axes, each, drawn.index(each)) for each in known]
     axes.set_title(title, fontsize=10, color=TEXT, loc="left")

@@ -44,7 +44,8 @@ def random_entries(number, close=False, seeds=3):
 
 
 def written(figure):
-  return " ".join(text.get_text() for text in figure.findobj(match=is_text))
+  texts = (text.get_text() for text in figure.findobj(match=is_text))
+  return " ".join(" ".join(texts).split())
 
 
 def is_text(artist):
