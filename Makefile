@@ -17,8 +17,8 @@ help:  ## list the targets
 	@echo
 	@echo 'ACCELERATOR=cpu, cuda or tpu; PYTHON=python3.12; ARGS="more flags of the command"'
 
-.PHONY: help quickstart train reproduce study bench stress tpu-compile gpu-compile test test-full lint format \
-  clean
+.PHONY: help quickstart train reproduce study bench stress tpu-compile gpu-compile \
+  test test-full test-pages lint format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train  ## train a small network on data that are drawn here (minutes)
@@ -61,10 +61,14 @@ gpu-compile:  ## compile every config for GPUs without having one
 	  $(if $(DEVICES),--devices=$(DEVICES)) $(if $(DTYPES),--dtypes=$(DTYPES))
 
 test: $(INSTALLED)  ## the tests (ten minutes on two cores)
-	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
+	$(RUN) -m pytest -n 2 -m "not full and not pages" $(ARGS)
 
 test-full: $(INSTALLED)  ## the tests and the long checks
 	$(RUN) -m pytest -n 2 $(ARGS)
+
+# Needs Chromium (apt-get install chromium). SCREENSHOTS=DIR keeps pictures of the pages.
+test-pages: $(VENV)/pages-installed  ## look at reports in Chromium
+	$(RUN) -m pytest -n 0 -m pages tests/tools/test_pages.py $(ARGS)
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(RUN) -m ruff check .
@@ -97,6 +101,9 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 
 $(VENV)/peers-installed: $(INSTALLED)
 	$(call install,bench)
+
+$(VENV)/pages-installed: $(INSTALLED)
+	$(call install,pages)
 
 $(VENV)/tpu-compiler-installed: $(INSTALLED)
 	$(call install,libtpu)

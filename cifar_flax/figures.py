@@ -1,4 +1,4 @@
-"""Helpers for Matplotlib figures: colours, axes, conversion to PNG.
+"""Helpers for Matplotlib figures: colours, axes, conversion to PNG and SVG.
 
 They do not use Matplotlib's global state, so any thread can draw.
 """
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -163,11 +162,20 @@ def png(figure: Figure) -> bytes:
 
   No text is taken for mathematics. Characters that the font lacks become boxes.
   """
-  literal(figure)
   inches = max(figure.get_size_inches())
   figure.set_dpi(min(figure.get_dpi(), MAX_PIXELS / inches))
+  return _saved(figure, "png")
+
+
+def svg(figure: Figure) -> bytes:
+  """Returns the figure as the bytes of an SVG file; texts as in `png`."""
+  return _saved(figure, "svg", metadata={"Date": None})
+
+
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
+  literal(figure)
   buffer = io.BytesIO()
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Glyph .* missing from font")
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format=kind, dpi=figure.get_dpi(), **options)
   return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Makes a user's text, such as a name, fit for terminals, Markdown and pictures."""
+"""Makes a user's text, such as a name, fit for terminals, pictures, Markdown, LaTeX."""
 
 import os
 import re
@@ -7,6 +7,12 @@ import unicodedata
 # Punctuation that Markdown, with GitHub's extensions, could take for markup.
 _MARKUP = re.compile(
   r"[\\`*<|$~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=#?\w+;)|^[#>\[]|^[-+](?=\s)|#$"
+)
+
+_LATEX = str.maketrans(
+  {character: f"\\{character}" for character in "&%$#_{}"}
+  | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+  | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", "µ": r"\textmu{}"}
 )
 
 
@@ -51,6 +57,15 @@ def markdown(text: str) -> str:
   'depthwise_separable \\| \\<b> \\$x\\$'
   """
   return _MARKUP.sub(lambda found: f"\\{found[0]}", shown(text))
+
+
+def latex(text: str) -> str:
+  r"""Returns LaTeX that shows a text as it is, in one line.
+
+  >>> latex("a_b & 5 % ± 1")
+  'a\\_b \\& 5 \\% $\\pm$ 1'
+  """
+  return shown(text).translate(_LATEX)
 
 
 def code(text: str) -> str:

@@ -12,7 +12,7 @@ from cifar_flax import config as config_lib
 from cifar_flax.data.sources import download
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
-from cifar_flax.tools import finished, jobs
+from cifar_flax.tools import finished, jobs, predictions
 
 RUN = [
   "--config.model.name=tiny",
@@ -123,7 +123,7 @@ def test_a_report_does_not_download(monkeypatch, tmp_path, place, capsys):
     config = config_lib.Data(dataset=name)
     run.config.data = config
     with pytest.raises(UserError, match="and report does not download it") as error:
-      finished._predictions(run, "last")
+      predictions.predict(run, "last")
     assert "data.data_dir" in str(error.value) and "eval --workdir" in str(error.value)
     files = list((tmp_path / "tfds").rglob(f"{name}/incomplete.*"))
     assert not files and not os.path.exists(tmp_path / "tfds" / "downloads" / "manual")

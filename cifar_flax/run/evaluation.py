@@ -5,10 +5,68 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifar_flax import effects
+from cifar_flax import effects, published, text
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import files
+from cifar_flax.text import shown
+
+
+def identity(summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what runs must have in common to be averaged: their data and NUMERICS."""
+  data = summary["data"]
+  return eval_identity(summary) | {
+    "train_split": data["train_split"] or "train",
+    "train_examples": data["train_examples"],
+  }
+
+
+def eval_identity(summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what runs must have in common for their accuracies to be compared."""
+  data = summary["data"]
+  return {
+    "data": data["name"],
+    "fingerprint": data["fingerprint"],
+    "eval_split": data["eval_split"] or "test",
+    "eval_examples": data["eval_examples"],
+    "numerics": summary.get("numerics"),
+  }
+
+
+def describe_data(data: dict[str, Any], plain: bool = False) -> str:
+  """Returns a note on a summary's data, and how they differ from the published.
+
+  Args:
+    data: the `data` of the summary.
+    plain: whether to return it as text, instead of Markdown.
+  """
+  train, test = data["train_examples"], data["eval_examples"]
+  strong = shown if plain else "**{}**".format
+  code, name = (shown, shown) if plain else (text.code, text.markdown)
+  words = (
+    f"{name(data['name'])} {name(data.get('version', ''))}, trained on "
+    f"{code(data['train_split'] or 'train')} ({train:,} images), evaluated on "
+    f"{code(data['eval_split'] or 'test')} ({test:,} images), "
+    f"fingerprint {data['fingerprint']}, "
+  )
+  if data.get("download_size"):
+    words += f"download size {data['download_size']:,} bytes."
+  elif data["name"] != published.DATASET:
+    words = words.removesuffix(", ") + "."
+  else:
+    words += f"no download size: {strong('not made from the original files')}."
+  if data["name"] != published.DATASET:
+    nothing = f"Not {published.DATASET}: no published result is comparable."
+    words += f" {strong(nothing)}"
+  elif (train, test) != tuple(published.EXAMPLES.values()):
+    words += (
+      f" {strong('Not all images')}: the published runs trained on "
+      f"{published.EXAMPLES['train']:,} and were tested on "
+      f"{published.EXAMPLES['test']:,}."
+    )
+  elif published.obstacle(data):
+    words += f" {strong('Not the training and test images.')}"
+  return words
 
 
 def cautions(data: Mapping[str, Any]) -> list[str]:

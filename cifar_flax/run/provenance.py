@@ -46,7 +46,7 @@ def current(devices: Sequence["jax.Device"], first_step: int) -> dict[str, Any]:
     A dictionary with first_step, numerics, commit, modified, command, device,
     device_count, versions.
   """
-  commit, modified = _commit()
+  commit, modified = current_commit()
   return {
     "first_step": first_step,
     "numerics": NUMERICS,
@@ -59,7 +59,13 @@ def current(devices: Sequence["jax.Device"], first_step: int) -> dict[str, Any]:
   }
 
 
-def _commit() -> tuple[str | None, bool | None]:
+def describe_commit(commit: str | None, modified: bool | None) -> str:
+  """Returns a commit's first digits, and whether tracked files differed from it."""
+  words = (commit or "unknown")[:12]
+  return f"{words} with modified files" if modified else words
+
+
+def current_commit() -> tuple[str | None, bool | None]:
   """Returns the commit of the code, and whether tracked files differ from it.
 
   Both are None if the code is not at the root of a git repository.

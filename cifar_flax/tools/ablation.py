@@ -7,7 +7,7 @@ from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory, evaluation
-from cifar_flax.tables import Table, spread
+from cifar_flax.tables import Number, Table
 from cifar_flax.tools import jobs, results
 
 # Sections whose keys are set back together, because they depend on each other.
@@ -95,7 +95,7 @@ def table(planned: Sequence[jobs.Job]) -> Table:
     planned: the runs; the first has all changes.
   """
   summaries = [(job.config, jobs.finished_summary(job)) for job in planned]
-  kinds = results.distinct(results.evaluation_identity(s) for _, s in summaries if s)
+  kinds = results.distinct(evaluation.eval_identity(s) for _, s in summaries if s)
   differ = [
     key for key in (kinds or [{}])[0] if any(k[key] != kinds[0][key] for k in kinds)
   ]
@@ -110,13 +110,13 @@ def table(planned: Sequence[jobs.Job]) -> Table:
     words = ", ".join(f"{key}={str(kind[key])[:12]}" for key in differ)
     accuracies: dict[str, dict[int, float]] = {job.config.name: {} for job in planned}
     for config, summary in summaries:
-      if summary and results.evaluation_identity(summary) == kind:
+      if summary and evaluation.eval_identity(summary) == kind:
         accuracies[config.name][config.seed] = 100 * summary["final_eval_accuracy"]
     _add_rows(result, accuracies, f" ({words})" if words else "", first.name)
   if differ:
     result.note("runs with other data or NUMERICS are neither averaged nor compared")
   data = results.distinct(summary["data"] for _, summary in summaries if summary)
-  result.note(*(results.describe_data(each, plain=True) for each in data))
+  result.note(*(f"data: {evaluation.describe_data(each, plain=True)}" for each in data))
   for each in data:
     result.note(*(f"warning: {caution}" for caution in evaluation.cautions(each)))
   result.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
@@ -139,17 +139,17 @@ def _add_rows(
     first: the run with all changes.
   """
   complete = accuracies.pop(first)
-  spread_of_all = _spread_or_dash(list(complete.values()))
-  result.rows.append([first + suffix, str(len(complete)), spread_of_all, "-"])
+  with_all = _mean(list(complete.values()))
+  result.rows.append([first + suffix, str(len(complete)), with_all, None])
   for name, of_seed in accuracies.items():
     pairs = [(of_seed[seed], complete[seed]) for seed in of_seed if seed in complete]
-    accuracy = _spread_or_dash([without for without, _ in pairs])
-    gain = _spread_or_dash([with_it - without for without, with_it in pairs], "+")
+    accuracy = _mean([without for without, _ in pairs])
+    gain = _mean([with_it - without for without, with_it in pairs], "+")
     result.rows.append([name + suffix, str(len(pairs)), accuracy, gain])
 
 
-def _spread_or_dash(values: list[float], sign: str = "") -> str:
-  return spread(values, sign=sign) if values else "-"
+def _mean(values: list[float], sign: str = "") -> Number | None:
+  return Number.of(values, sign=sign) if values else None
 
 
 def _differences(config: Config, first: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finds finished runs, and groups and evaluates them, so that they can be compared."""
+"""Finds finished runs, and groups them, so that they can be compared."""
 
 import dataclasses
 import functools
@@ -10,19 +10,16 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from cifar_flax import config as config_lib
 from cifar_flax import effects, published, registry, tables
 from cifar_flax.config import Config
-from cifar_flax.data import datasets
-from cifar_flax.data.sources import download
 from cifar_flax.errors import UserError
-from cifar_flax.run import directory
+from cifar_flax.run import directory, evaluation
+from cifar_flax.run.files import read_json_lines
 from cifar_flax.text import shown
-from cifar_flax.tools import results, structure, summary
+from cifar_flax.tools import predictions, structure, summary
 from cifar_flax.tools.comparison import Entry
-from cifar_flax.tools.trained import BATCH, Trained, softmax
+from cifar_flax.tools.predictions import Predictions
 
 # A folder with one of these is a run directory, whatever became of the others.
 _FILES = ("config.json", "metrics.jsonl", "summary.json")
@@ -95,81 +92,35 @@ def load(workdir: pathlib.Path) -> FinishedRun:
   Raises:
     UserError: the run is not finished, or its files are damaged.
   """
-  config_file, metrics, facts_file = (workdir / name for name in _FILES)
-  for file in (config_file, metrics, facts_file):
-    if not file.is_file():
-      raise UserError(f"it is not finished (no {file.name})")
-  config = config_lib.load(str(config_file))
-  try:
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    facts = json.loads(facts_file.read_text())
-    _check(rows, facts)
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"its files are damaged ({error})") from None
-  except OSError as error:
-    raise UserError(f"its files cannot be read ({error.strerror})") from None
+  for name in _FILES:
+    if not (workdir / name).is_file():
+      raise UserError(f"it is not finished (no {name})")
+  config = config_lib.load(str(workdir / "config.json"))
+  facts = directory.read_summary(workdir) or {}
+  rows = read_json_lines(workdir / "metrics.jsonl")
   if not len(rows) == facts["num_epochs"] == config.num_epochs:
     raise UserError(
       f"it is not finished ({len(rows)} of {config.num_epochs} epochs; summary.json is "
       f"of {facts['num_epochs']})"
     )
+  for row in rows:
+    optional = () if row is rows[-1] else _EVALUATED
+    _check_row(workdir / "metrics.jsonl", row, optional)
   return FinishedRun(workdir, config, rows, facts)
 
 
-_NUMBERS = ("train_accuracy", "train_loss", "images_per_second", "seconds")
 _EVALUATED = ("eval_accuracy", "eval_loss")
-_DATA: dict[str, type] = {
-  "name": str,
-  "fingerprint": str,
-  "train_split": str,
-  "eval_split": str,
-  "train_examples": int,
-  "eval_examples": int,
-}
-_FACTS: dict[str, type] = {"parameters": int, "num_epochs": int, "device": str}
+_TRAINED = ("train_accuracy", "train_loss", "images_per_second", "seconds")
 
 
-def _check(rows: list[Any], facts: Any) -> None:
-  """Raises ValueError if a value that a report needs is missing or has another type."""
-
-  def lacks(name: str) -> ValueError:
-    return ValueError(f"no {name} that can be used")
-
-  if not rows:
-    raise lacks("epoch")
-  for row in rows:
-    for name in (*_NUMBERS, *(_EVALUATED if row is rows[-1] else ())):
-      value = row.get(name) if isinstance(row, dict) else None
-      if not isinstance(value, int | float) or not math.isfinite(value):
-        raise lacks(name)
-    if not all(isinstance(row.get(key), int | float | None) for key in _EVALUATED):
-      raise lacks("eval_accuracy")
-  data = facts.get("data") if isinstance(facts, dict) else None
-  for content, types in ((facts, _FACTS), (data, _DATA)):
-    for name, kind in types.items():
-      if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-        raise lacks(name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-  """What a checkpoint predicts for the evaluation images.
-
-  Attributes:
-    run: the run of the checkpoint.
-    images: the evaluation images.
-    labels: their labels.
-    class_names: the name of each label, in order.
-    predicted: the likeliest class of each image.
-    confidence: its probability.
-  """
-
-  run: FinishedRun
-  images: np.ndarray
-  labels: np.ndarray
-  class_names: Sequence[str]
-  predicted: np.ndarray
-  confidence: np.ndarray
+def _check_row(path: pathlib.Path, row: Any, optional: Sequence[str]) -> None:
+  """Raises UserError unless an epoch has finite numbers, or null if optional."""
+  for name in (*_TRAINED, *_EVALUATED):
+    value = row.get(name) if isinstance(row, dict) else None
+    if value is None and name in optional:
+      continue
+    if not isinstance(value, int | float) or not math.isfinite(value):
+      raise UserError(f"{path}: damaged ({name} is {value!r})")
 
 
 class Group:
@@ -241,7 +192,7 @@ class Group:
     """Those of the first run whose checkpoint and data are there; None without any."""
     for run in self.runs:
       try:
-        return _predictions(run, self.which)
+        return predictions.predict(run, self.which)
       except (UserError, OSError) as error:
         line = f"{shown(run.workdir)}: no predictions: {shown(str(error))}"
         self.trouble.append(line)
@@ -293,14 +244,7 @@ class Group:
 
   def comparable_data(self) -> tuple:
     """Returns what groups must have in common for their accuracies to be compared."""
-    return (*results.evaluation_identity(self.runs[0].facts).values(),)
-
-
-@functools.lru_cache(maxsize=1)  # many groups read the same images
-def _evaluation_data(data: str) -> tuple[datasets.Split, datasets.Info]:
-  with download.forbidden("report"):
-    dataset = datasets.load(config_lib.Data(**json.loads(data)))
-  return dataset.eval, dataset.info
+    return (*evaluation.eval_identity(self.runs[0].facts).values(),)
 
 
 def relocate(runs: Sequence[FinishedRun], overrides: Mapping[str, str]) -> None:
@@ -324,81 +268,6 @@ def relocate(runs: Sequence[FinishedRun], overrides: Mapping[str, str]) -> None:
     for run in runs:
       if not movable or run.config.data.dataset.startswith(registry.FOLDER):
         config_lib.override(run.config, {key: text})
-
-
-def _predictions(run: FinishedRun, which: str) -> Predictions:
-  """Evaluates a checkpoint of a run.
-
-  Raises:
-    UserError: the checkpoint or the data are missing, the checkpoint is damaged, or
-      the data are not those of the run.
-  """
-  trained = Trained(run.workdir, which)
-  if (epochs := len(run.rows)) != trained.epoch and which == "last":
-    raise UserError(f"its newest checkpoint is of epoch {trained.epoch}, not {epochs}")
-  split, info = _evaluation_data(json.dumps(dataclasses.asdict(run.config.data)))
-  if info.fingerprint != run.facts["data"]["fingerprint"]:
-    raise UserError(
-      "it was evaluated on other data than "
-      f"{config_lib.shown_data(run.config.data)} holds now"
-    )
-  predicted = np.zeros(len(split.labels), np.int64)
-  confidence = np.zeros(len(split.labels))
-  size = 16 * BATCH  # all probabilities of 1,000 classes would take gigabytes
-  for first in range(0, len(predicted), size):
-    chosen = slice(first, first + size)
-    probabilities = softmax(trained.logits(split.images[chosen]))
-    predicted[chosen] = probabilities.argmax(-1)
-    confidence[chosen] = probabilities.max(-1)
-  return Predictions(
-    run, split.images, split.labels, info.class_names, predicted, confidence
-  )
-
-
-def confusion(found: Predictions, classes: Sequence[int] | None = None) -> np.ndarray:
-  """Returns the number of images by class (rows) and predicted class (columns).
-
-  Args:
-    found: the predictions.
-    classes: the classes that have a row and a column; all by default.
-  """
-  number = len(found.class_names)
-  place = np.full(number, -1)
-  chosen = np.arange(number) if classes is None else np.asarray(classes, int)
-  place[chosen] = np.arange(len(chosen))
-  rows, columns = place[found.labels], place[found.predicted]
-  inside = (rows >= 0) & (columns >= 0)
-  matrix = np.zeros((len(chosen), len(chosen)), int)
-  np.add.at(matrix, (rows[inside], columns[inside]), 1)
-  return matrix
-
-
-def confusions(found: Predictions) -> list[tuple[int, int, int]]:
-  """Returns each confusion: its number, class and predicted class; most first."""
-  wrong = found.predicted != found.labels
-  pairs = np.stack([found.labels[wrong], found.predicted[wrong]], -1)
-  unique, counts = np.unique(pairs.reshape(-1, 2), axis=0, return_counts=True)
-  order = np.argsort(-counts, kind="stable")
-  return [(int(counts[i]), int(unique[i, 0]), int(unique[i, 1])) for i in order]
-
-
-def most_confused(found: Predictions, number: int) -> list[int]:
-  """Returns the classes of the most frequent confusions, at most `number`, in order."""
-  if len(found.class_names) <= number:
-    return list(range(len(found.class_names)))
-  chosen: set[int] = set()
-  for _, label, predicted in confusions(found):
-    if len(chosen | {label, predicted}) > number:
-      break
-    chosen |= {label, predicted}
-  return sorted(chosen) or list(range(number))
-
-
-def mistakes(found: Predictions, number: int) -> list[int]:
-  """Returns the indices of the most confident mistakes, most confident first."""
-  wrong = np.flatnonzero(found.predicted != found.labels)
-  order = np.argsort(-found.confidence[wrong], kind="stable")
-  return [int(image) for image in wrong[order][:number]]
 
 
 def name_of(run: FinishedRun) -> str:
@@ -429,7 +298,7 @@ def settings(run: FinishedRun) -> dict[str, Any]:
   such as `fingerprint`, that are no keys of the config.
   """
   free = {"seed", *directory.FREE_KEYS}
-  identity = results.identity(run.facts)
+  identity = evaluation.identity(run.facts)
   splits = {
     f"data.{name}": identity.pop(name) for name in ("train_split", "eval_split")
   }
@@ -437,6 +306,26 @@ def settings(run: FinishedRun) -> dict[str, Any]:
   if run.config.data.dataset.startswith(registry.FOLDER):
     del values["data.dataset"]  # the fingerprint tells folders apart
   return {key: value for key, value in values.items() if key not in free} | identity
+
+
+def used_settings(run: FinishedRun) -> dict[str, Any]:
+  """Returns the `settings` of a run without the keys that have no effect in it."""
+  unused = effects.without_effect(run.config)
+  return {key: value for key, value in settings(run).items() if key not in unused}
+
+
+def differing(groups: Sequence[Group]) -> dict[str, list[str | None]]:
+  """Returns each setting in which groups differ, with every group's value.
+
+  A value is None in a group in which the setting has no effect.
+  """
+  values = [used_settings(group.runs[0]) for group in groups]
+  keys = dict.fromkeys(key for mine in values for key in mine)
+  return {
+    key: [_value(mine[key]) if key in mine else None for mine in values]
+    for key in keys
+    if any(mine.get(key) != values[0].get(key) for mine in values)
+  }
 
 
 def labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
@@ -483,9 +372,7 @@ def group(runs: Sequence[FinishedRun]) -> tuple[list[list[FinishedRun]], list[st
   groups: dict[str, dict[int, FinishedRun]] = {}
   notes = []
   for run in runs:
-    unused = effects.without_effect(run.config)
-    used = {key: value for key, value in settings(run).items() if key not in unused}
-    same = groups.setdefault(json.dumps(used), {})
+    same = groups.setdefault(json.dumps(used_settings(run)), {})
     other = same.setdefault(run.config.seed, run)
     if other is not run:
       notes.append(

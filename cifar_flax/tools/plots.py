@@ -14,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from cifar_flax import figures, published, tables
 from cifar_flax.figures import COLORS, TEXT
 from cifar_flax.text import shortened
-from cifar_flax.tools import comparison, finished, labels
+from cifar_flax.tools import comparison, finished, labels, predictions
 from cifar_flax.tools.comparison import Entry
-from cifar_flax.tools.finished import Group, Predictions
+from cifar_flax.tools.finished import Group
+from cifar_flax.tools.predictions import Predictions
 
 # The first eight groups have solid lines, the next eight dotted ones, and so on.
 LINE_STYLES = ("-", (0, (1, 1)), (0, (6, 1, 1, 1)))
@@ -24,16 +25,17 @@ MARKERS = "osD^vPX<>"
 SEVERAL = "in several of these"
 # What a figure shows at most; what is left out is said in it.
 MOST_CURVES = len(COLORS)
-MOST_LABELS = 40
+MOST_LABELS = 30
 LABELS_OF_MANY = 12  # labels if there are more points than that
 MOST_NAMED = 10  # in small print
-MOST_CLASSES = 30
+MOST_CLASSES = 20
+CURVES_WIDTH = 4.4  # inches; a name of `figures.LABEL` characters fits
 _NAME = 24  # characters of a class's name
 _LABEL = 36  # characters of a label beside a point
 
 
-def curves(groups: Sequence[Group]) -> Figure:
-  """Draws accuracy, loss and gap (as `published.GAP` says) by epoch.
+def curves(groups: Sequence[Group]) -> dict[str, Figure]:
+  """Draws accuracy, loss and gap (as `published.GAP` says) by epoch, each in a figure.
 
   Lines are means over the seeds; the shaded areas of evaluation accuracy, evaluation
   loss and gap are the range over the seeds. Published test accuracy is dashed. Of more
@@ -42,48 +44,40 @@ def curves(groups: Sequence[Group]) -> Figure:
   drawn, heading = finished.most_accurate(groups, MOST_CURVES), None
   if len(drawn) < len(groups):
     heading = f"The {len(drawn)} most accurate of {len(groups)} rows"
-  names = [group.label for group in drawn]
-  names += [f"{group.label}, published" for group in drawn if group.published]
-  columns = figures.legend_columns(names, 12)
-  lines = -(-len(names) // columns) + (heading is not None)
-  figure, panels = figures.panels(3, 4.2, 4.2 + 0.18 * lines)
-  handles = [_draw_curves(panels, group, number) for number, group in enumerate(drawn)]
   splits = list(dict.fromkeys(group.eval_split for group in drawn))
   on = shortened(splits[0], 20) if len(splits) == 1 else "evaluation"
-  titles = (
-    f"accuracy, %: {on} (train faint)",
-    f"loss: {on} (train faint)",
-    f"gap, max train so far - {on}, points",
-  )
-  for axes, title in zip(panels, titles, strict=True):
+  titles = {
+    "accuracy": f"accuracy, %: {on} (train faint)",
+    "loss": f"loss: {on} (train faint)",
+    "gap": f"gap, max train so far - {on}, points",
+  }
+  found = {}
+  for metric, title in titles.items():
+    known = [group for group in drawn if group.published and metric == "accuracy"]
+    names = [group.label for group in drawn]
+    names += [f"{group.label}, published" for group in known]
+    lines = len(names) + (heading is not None)
+    figure, (axes,) = figures.panels(1, CURVES_WIDTH, 4.1 + 0.18 * lines)
+    handles = [_draw_curve(axes, each, i, metric) for i, each in enumerate(drawn)]
+    handles += [_draw_published(axes, each, drawn.index(each)) for each in known]
     axes.set_title(title, fontsize=10, color=TEXT, loc="left")
     axes.set_xlabel("epoch", color=TEXT, fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-  figures.legend(
-    figure,
-    [ours for ours, _ in handles] + [theirs for _, theirs in handles if theirs],
-    names,
-    loc="outside lower left",
-    ncols=columns,
-    fontsize=8,
-    handlelength=3,
-    title=heading,
-    title_fontsize=8,
-    alignment="left",
-  )
-  return figure
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    style = {"fontsize": 8, "handlelength": 3, "title": heading, "title_fontsize": 8}
+    place = {"loc": "outside lower left", "alignment": "left"}
+    figures.legend(figure, handles, names, **style, **place)
+    found[metric] = figure
+  return found
 
 
-def _draw_curves(panels: Sequence[Any], group: Group, number: int) -> tuple[Any, Any]:
-  """Draws a group's curves.
+def _draw_curve(axes: Any, group: Group, number: int, metric: str) -> Any:
+  """Draws one metric of a group; returns the line of the evaluation, for the legend.
 
   Args:
-    panels: the axes of accuracy, loss and gap.
+    axes: where to draw.
     group: the group.
     number: its place among the groups, which chooses colour and line style.
-
-  Returns:
-    The lines of its accuracy and of the published accuracy (or None), for the legend.
+    metric: accuracy, loss or gap.
   """
   color = COLORS[number % len(COLORS)]
   line_style = LINE_STYLES[number // 8 % len(LINE_STYLES)]
@@ -93,33 +87,29 @@ def _draw_curves(panels: Sequence[Any], group: Group, number: int) -> tuple[Any,
     rows = [[row[name] for row in run.rows[:length]] for run in group.runs]
     return np.array(rows, float)  # None, for epochs without evaluation, becomes NaN
 
-  test, train = 100 * by_seed("eval_accuracy"), 100 * by_seed("train_accuracy")
-  highest = np.maximum.accumulate(train, axis=1)
+  if metric == "loss":
+    test, train = by_seed("eval_loss"), by_seed("train_loss")
+  else:
+    test, train = 100 * by_seed("eval_accuracy"), 100 * by_seed("train_accuracy")
   evaluated = np.flatnonzero(~np.isnan(test).any(0))  # epochs - 1
-  style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
-  ours: list[Any] = []
-  for axes, values in (
-    (panels[0], test),
-    (panels[1], by_seed("eval_loss")),
-    (panels[2], np.vectorize(published.gap)(highest, test)),
-  ):
-    known = values[:, evaluated]
-    ours += axes.plot(1 + evaluated, known.mean(0), lw=1.6, ls=line_style, **style)
-    axes.fill_between(
-      1 + evaluated, known.min(0), known.max(0), color=color, alpha=0.15, lw=0
-    )
-  for axes, values in ((panels[0], train), (panels[1], by_seed("train_loss"))):
+  if metric == "gap":
+    test = np.vectorize(published.gap)(np.maximum.accumulate(train, axis=1), test)
+  else:
     faint = {"color": color, "lw": 0.8, "ls": line_style, "alpha": 0.5}
-    axes.plot(range(1, length + 1), values.mean(0), **faint)
-  rows = published.curves(group.name) if group.published else None
-  if not rows:
-    return ours[0], None
-  rows = rows[: len(group.runs[0].rows)]
-  epochs, accuracies = zip(
-    *((row["epoch"], 100 * row["test_accuracy"]) for row in rows), strict=True
-  )
-  dashed = {"color": color, "lw": 1, "ls": (0, (4, 2)), "gid": "published"}
-  return ours[0], panels[0].plot(epochs, accuracies, **dashed)[0]
+    axes.plot(range(1, length + 1), train.mean(0), zorder=1.9, **faint)
+  known, epochs = test[:, evaluated], 1 + evaluated
+  axes.fill_between(epochs, known.min(0), known.max(0), color=color, alpha=0.15, lw=0)
+  style = {"color": color, "marker": "o" if len(evaluated) < 3 else None, "ms": 4}
+  return axes.plot(epochs, known.mean(0), lw=1.6, ls=line_style, **style)[0]
+
+
+def _draw_published(axes: Any, group: Group, number: int) -> Any:
+  """Draws and returns the published accuracy of a group; arguments as above."""
+  rows = (published.curves(group.name) or [])[: len(group.runs[0].rows)]
+  epochs = [row["epoch"] for row in rows]
+  accuracies = [100 * row["test_accuracy"] for row in rows]
+  dashed = {"color": COLORS[number % len(COLORS)], "lw": 1, "ls": (0, (4, 2))}
+  return axes.plot(epochs, accuracies, gid="published", **dashed)[0]
 
 
 @dataclasses.dataclass
@@ -154,16 +144,16 @@ def cost(
   labelled = _labelled(points, front)
   notes = _notes(points, front, missing, what, len(labelled))
   kinds = _markers(points)
-  columns = figures.legend_columns(list(kinds), 6.7)
+  columns = figures.legend_columns(list(kinds), 4.7)
   rows = -(-len(kinds) // columns) if len(kinds) > 1 else 0
   bottom, top = 0.115 + 0.03 * len(notes), 0.865 - 0.04 * rows
   text: Any = {"color": TEXT, "fontsize": 9}
 
-  figure = Figure(figsize=(7, 5), dpi=100)
-  axes = figure.add_axes((0.095, bottom, 0.885, top - bottom))
+  figure = Figure(figsize=(5, 4.6), dpi=100)
+  axes = figure.add_axes((0.125, bottom, 0.855, top - bottom))
   figures.style_axes(axes)
   figure.text(0.02, 0.98, f"Accuracy against {what}", color=TEXT, fontsize=12, va="top")
-  figure.text(0.02, 0.925, shortened(subtitle, 95), va="top", **text)
+  figure.text(0.02, 0.925, shortened(subtitle, 72), va="top", **text)
   figure.text(0.02, 0.015, "\n".join(notes), color=TEXT, fontsize=8, va="bottom")
   axes.set_ylabel(accuracy_label, **text)
   axes.set_xlabel(cost, **text)
@@ -261,7 +251,7 @@ def _notes(
     more = len(missing) - MOST_NAMED
     named += f" and {more} more" if more > 0 else ""
     notes.append(f"Not shown ({what} unknown): {named}.")
-  return textwrap.wrap(" ".join(notes), 110)
+  return textwrap.wrap(" ".join(notes), 78)
 
 
 def _draw_point(axes: Any, point: _Point, color: str, marker: str) -> None:
@@ -342,12 +332,12 @@ def confusion(found: Predictions) -> Figure:
 
   Of more than `MOST_CLASSES` classes, those of the most frequent confusions are drawn.
   """
-  chosen = finished.most_confused(found, MOST_CLASSES)
-  matrix = finished.confusion(found, chosen)
+  chosen = predictions.most_confused(found, MOST_CLASSES)
+  matrix = predictions.confusion(found, chosen)
   total = np.bincount(found.labels, minlength=len(found.class_names))[chosen]
   share = 100 * matrix / np.maximum(1, total)[:, None]
   names = [shortened(found.class_names[label], _NAME) for label in chosen]
-  side = 1.6 + 0.45 * len(names)
+  side = 1.2 + 0.33 * len(names)
   figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
   axes = figure.subplots()
   axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
@@ -376,10 +366,10 @@ def confusion(found: Predictions) -> Figure:
 
 def mistakes(found: Predictions, number: int = 16) -> Figure:
   """Draws the most confident mistakes: image, true class, predicted class."""
-  wrong = finished.mistakes(found, number)
-  columns = 8
+  wrong = predictions.mistakes(found, number)
+  columns = 4
   rows = max(1, -(-len(wrong) // columns))
-  figure = Figure(figsize=(1.25 * columns, 1.6 * rows), dpi=100, layout="constrained")
+  figure = Figure(figsize=(1.15 * columns, 1.6 * rows), dpi=100, layout="constrained")
   panels: Any = figure.subplots(rows, columns, squeeze=False)
   for axes in panels.flat:
     axes.axis("off")
@@ -388,7 +378,7 @@ def mistakes(found: Predictions, number: int = 16) -> Figure:
       shortened(found.class_names[label], 15)
       for label in (found.labels[image], found.predicted[image])
     )
-    axes.imshow(found.images[image])
+    axes.imshow(found.images[image], interpolation="none")
     axes.set_title(
       f"{true}\n{predicted} {found.confidence[image]:.0%}", fontsize=7.5, color=TEXT
     )

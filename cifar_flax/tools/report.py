@@ -1,35 +1,39 @@
 """Compares finished runs: `python -m cifar_flax report RUN [RUN ...] --output DIR`.
 
-RUN is a run directory, or a folder with run directories in it or below. Writes
-DIR/report.md with its pictures and DIR/report.html, which embeds the pictures. Runs of
-one config on the same data with different seeds are one row. What is no finished run is
+RUN is a run directory, or a folder with run directories in it or below. Runs of one
+config on the same data with different seeds are one row. What is no finished run is
 named and left out.
+
+Writes DIR/report.html, which embeds its pictures, the same as DIR/report.md, every
+table as CSV, JSON and LaTeX in DIR/tables, and every picture as PNG and SVG in
+DIR/pictures.
 """
 
-import base64
-import html
+import dataclasses
 import itertools
+import os
 import pathlib
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cifar_flax import command_line, published, tables, text
+from cifar_flax import command_line, published
 from cifar_flax.errors import UserError
-from cifar_flax.run import evaluation
-from cifar_flax.run.files import name_in_errors
-from cifar_flax.tables import Table, spread
+from cifar_flax.run import evaluation, provenance
+from cifar_flax.tables import Cell, Number, Table
 from cifar_flax.text import shortened, shown
+from cifar_flax.tools.document import Document, Part, Picture, Section, origin
 
 if TYPE_CHECKING:
-  from cifar_flax.tools.finished import FinishedRun, Group, Predictions
+  from cifar_flax.tools.finished import Group
 
 MOST_PREDICTIONS = 20  # rows whose predictions are shown
-MOST_CLASSES = 40  # in a table of classes
 MOST_NOTES = 20  # on what was left out
+MOST_VALUES = 12  # of a setting, on top
 _HEADING = 80  # characters of a label
 
 
-def row(group: "Group", groups: Sequence["Group"]) -> dict[str, str]:
+def row(group: "Group", groups: Sequence["Group"]) -> dict[str, Cell]:
   """Returns the cells of a group in the table of runs, by heading.
 
   Args:
@@ -37,29 +41,37 @@ def row(group: "Group", groups: Sequence["Group"]) -> dict[str, str]:
     groups: all groups of the table; their common split is named in a heading.
   """
 
-  def percent(name: str) -> str:
-    return spread([100 * value for value in group.values(name)])
+  def percent(name: str) -> Number:
+    return Number.of([100 * value for value in group.values(name)])
 
-  best = "best accuracy" if group.which == "best" else "accuracy"
-  outcome, splits = group.published, {each.eval_split for each in groups}
-  on = f" on {shown(group.eval_split)}" if len(splits) == 1 else ""
-  cells = {
+  def count(number: int) -> Number:
+    return Number(number, digits=0)
+
+  adds, outcome = group.multiply_adds, group.published
+  cells: dict[str, Cell] = {
     "config": group.label,
-    "n": str(len(group.runs)),
-    "parameters": f"{group.parameters:,}",
-    "multiply-adds": f"{group.multiply_adds:,}" if group.multiply_adds else "-",
-    "epochs": str(len(group.runs[0].rows)),
+    "n": count(len(group.runs)),
+    _accuracy(groups): percent("eval_accuracy"),
+    "published": Number(100 * outcome.test_accuracy) if outcome else None,
+    "max train accuracy, %": percent("max_train_accuracy"),
+    "gap, points": percent("gap"),
+    "epochs": count(len(group.runs[0].rows)),
+    "parameters": count(group.parameters),
+    "multiply-adds": None if adds is None else count(adds),
+    "images/s": Number.of(group.values("speed"), digits=0),
+    "seconds": Number.of(group.values("seconds"), digits=0),
   }
   if len({each.comparable_data() for each in groups}) > 1:
     cells["evaluated on"] = evaluated_on(group)
-  return cells | {
-    f"{best}{on}, %": percent("eval_accuracy"),
-    "published": f"{100 * outcome.test_accuracy:.2f}" if outcome else "-",
-    "max train accuracy, %": percent("max_train_accuracy"),
-    "gap, points": percent("gap"),
-    "images/s": spread(group.values("speed"), digits=0),
-    "seconds": spread(group.values("seconds"), digits=0),
-  }
+  return cells
+
+
+def _accuracy(groups: Sequence["Group"]) -> str:
+  """Returns the heading of the accuracies; it names the split if there is only one."""
+  best = "best accuracy" if groups[0].which == "best" else "accuracy"
+  splits = {each.eval_split for each in groups}
+  on = f" on {shown(groups[0].eval_split)}" if len(splits) == 1 else ""
+  return f"{best}{on}, %"
 
 
 def evaluated_on(group: "Group") -> str:
@@ -72,44 +84,29 @@ def evaluated_on(group: "Group") -> str:
   )
 
 
-def table(groups: Sequence["Group"]) -> list[list[str]]:
-  """Returns the table of runs; the first row has the headings."""
-  rows = [row(group, groups) for group in groups]
-  return [list(rows[0]), *(list(cells.values()) for cells in rows)]
+def table(groups: Sequence["Group"]) -> Table:
+  """Returns the table of runs.
 
-
-def class_rows(found: "Predictions") -> list[list[str]]:
-  """Returns a row per class: images, accuracy, most frequent wrong prediction.
-
-  Of more than `MOST_CLASSES` classes, those with the lowest and the highest accuracy
-  have a row, lowest first; classes without images have none.
+  The best numbers are marked where they can be compared: accuracies on the same data,
+  times on the same machine.
   """
-  import numpy as np
-
-  from cifar_flax.tools import finished
-
-  number = len(found.class_names)
-  total = np.bincount(found.labels, minlength=number)
-  right = found.labels == found.predicted
-  correct = np.bincount(found.labels[right], minlength=number)
-  confused: dict[int, str] = {}
-  for count, label, predicted in finished.confusions(found):
-    confused.setdefault(label, f"{found.class_names[predicted]} ({count})")
-  chosen = list(range(number))
-  if number > MOST_CLASSES:
-    known = np.flatnonzero(total)
-    order = known[np.argsort(correct[known] / total[known], kind="stable")].tolist()
-    half = MOST_CLASSES // 2
-    chosen = order if len(order) <= MOST_CLASSES else order[:half] + order[-half:]
-  return [
-    [
-      found.class_names[label],
-      str(total[label]),
-      f"{100 * correct[label] / total[label]:.1f}" if total[label] else "-",
-      confused.get(label, "-"),
-    ]
-    for label in chosen
-  ]
+  rows = [row(group, groups) for group in groups]
+  best = {"parameters": min, "multiply-adds": min}
+  if len({group.comparable_data() for group in groups}) == 1:
+    best |= {_accuracy(groups): max, "gap, points": min}
+  if len({run.facts["device"] for group in groups for run in group.runs}) == 1:
+    best |= {"images/s": max, "seconds": min}
+  found = Table(
+    "Accuracies and costs",
+    list(rows[0]),
+    [list(cells.values()) for cells in rows],
+    notes(groups),
+    "runs",
+    best,
+  )
+  if found.marked():
+    found.note("The best mean of a column is marked; its lead may be due to chance.")
+  return found.without_empty_columns()
 
 
 def notes(groups: Sequence["Group"]) -> list[str]:
@@ -144,8 +141,10 @@ def notes(groups: Sequence["Group"]) -> list[str]:
     if group.unpublished:
       by_reason.setdefault(group.unpublished, []).append(shortened(group.label, 60))
   for reason, labels in by_reason.items():
-    found.append(f"Published: - for {_some(labels)}, because {reason}.")
-  return found + _data_notes([run for group in groups for run in group.runs])
+    found.append(f"No published result for {_some(labels)}, because {reason}.")
+  data = [run.facts["data"] for group in groups for run in group.runs]
+  cautions = [f"Warning: {each}." for one in data for each in evaluation.cautions(one)]
+  return found + list(dict.fromkeys(cautions))
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
@@ -153,205 +152,157 @@ def _some(names: Sequence[str], most: int = 5) -> str:
   return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _data_notes(runs: Sequence["FinishedRun"]) -> list[str]:
-  """Returns a line for each data set, each caution about it, and each device."""
-  from cifar_flax.tools import results
+def facts(groups: Sequence["Group"], command: str) -> dict[str, list[str]]:
+  """Returns what is said on top: how the report was made, and of which data."""
+  from cifar_flax.tools import finished
 
-  data = [run.facts["data"] for run in runs]
-  lines = [results.describe_data(each, plain=True) for each in data]
-  for each in data:
-    lines += [f"Warning: {caution}." for caution in evaluation.cautions(each)]
-  lines += [f"Trained on {run.facts['device']}." for run in runs]
-  return list(dict.fromkeys(lines))
+  every = [run.facts for group in groups for run in group.runs]
+  commits = [
+    provenance.describe_commit(each.get("commit"), each.get("modified"))
+    for each in every
+  ]
+  settings = []
+  for name, values in finished.differing(groups).items():
+    distinct = list(dict.fromkeys(value or "-" for value in values))
+    settings.append(f"{name}: {_some(distinct, MOST_VALUES)}")
+  found = origin(command) | {
+    "trained at commit": commits,
+    "trained on": [each["device"] for each in every],
+    "data": [evaluation.describe_data(each["data"], plain=True) for each in every],
+    "settings that differ": settings,
+  }
+  return {name: list(dict.fromkeys(lines)) for name, lines in found.items()}
 
 
-def compose(groups: Sequence["Group"], left_out: Sequence[str] = ()) -> list[Any]:
-  """Returns the parts of the report.
+def settings_table(groups: Sequence["Group"]) -> Table:
+  """Returns the table of the settings in which the groups differ."""
+  from cifar_flax.tools import finished
 
-  A string is a heading or a paragraph, a list is the rows of a table with the head
-  first, and a tuple is the name and the PNG of a picture.
+  differ = finished.differing(groups)
+  values = zip(*differ.values(), strict=True)
+  rows = [[group.label, *row] for group, row in zip(groups, values, strict=True)]
+  unused = any(None in column for column in differ.values())
+  notes = ["A setting has no effect where there is -."] if unused else []
+  return Table("Those that differ", ["config", *differ], rows, notes, "settings")
+
+
+def compose(
+  groups: Sequence["Group"], left_out: Sequence[str] = (), command: str = ""
+) -> Document:
+  """Returns the report.
 
   Args:
     groups: the rows of the report.
     left_out: a line for each run that is not in it.
+    command: the command line that makes it.
   """
-  from cifar_flax import figures
-  from cifar_flax.tools import finished, plots
+  from cifar_flax.tools import plots
 
-  shown_groups = finished.most_accurate(groups, MOST_PREDICTIONS)
-  parts: list[Any] = ["# Runs", table(groups), *notes(groups)]
-  parts += left_out[:MOST_NOTES]
-  if (more := len(left_out) - MOST_NOTES) > 0:
-    parts += [f"{more:,} more were left out."]
-  parts += ["## Curves", ("curves.png", figures.png(plots.curves(groups)))]
-  parts += _costs(groups)
-  for number, group in enumerate(shown_groups):
-    parts += _predictions(group, number)
-  if len(shown_groups) < len(groups):
-    parts += [
-      f"Predictions are shown for the {len(shown_groups)} most accurate of "
-      f"{len(groups)} rows."
-    ]
-  return parts
-
-
-def _predictions(group: "Group", number: int) -> list[Any]:
-  """Returns the parts on a group's predictions; `number` is in its pictures' names."""
-  from cifar_flax import figures
-  from cifar_flax.tools import finished, plots
-
-  label, found = shortened(group.label, _HEADING), group.predictions
-  if found is None:
-    return [f"## {label}: no predictions", *group.trouble]
-  seed = found.run.config.seed
-  checkpoint = " of the best epoch" if group.which == "best" else ""
-  parts: list[Any] = [f"## {label}: predictions{checkpoint}, seed {seed}"]
-  parts += group.trouble
-  rows = class_rows(found)
-  if (classes := len(found.class_names)) > MOST_CLASSES:
-    parts.append(
-      f"{len(rows)} of {classes:,} classes: those with the lowest and those with the "
-      "highest accuracy."
-    )
-  parts.append([["class", "images", "accuracy, %", "most often confused with"], *rows])
-  parts.append((f"confusion_{number}.png", figures.png(plots.confusion(found))))
-  if finished.mistakes(found, 1):
-    parts.append("The most confident mistakes: true class, then predicted class.")
-    parts.append((f"mistakes_{number}.png", figures.png(plots.mistakes(found))))
-  return parts
+  curves = plots.curves(groups).items()
+  more = len(left_out) - MOST_NOTES
+  also = [f"{more:,} more were left out."] if more > 0 else []
+  sections = [
+    Section("Results", [table(groups)]),
+    Section("Left out", [*left_out[:MOST_NOTES], *also]),
+    Section("Curves", [Picture(f"curves_{k}", f"{k} by epoch", v) for k, v in curves]),
+    *_costs(groups),
+    *_predictions(groups),
+  ]
+  if len(groups) > 1:
+    sections.append(Section("Settings", [settings_table(groups)], is_open=False))
+  what = shortened(groups[0].label, _HEADING)
+  if len(groups) > 1:
+    what = f"{len(groups)} configs"
+  data = dict.fromkeys(group.data["name"] for group in groups)
+  title = f"{what} on {_some(list(data))}"
+  return Document(title, facts(groups, command), sections)
 
 
-def _costs(groups: Sequence["Group"]) -> list[Any]:
-  """Returns pictures of accuracy against each cost, and what they show.
+def _predictions(groups: Sequence["Group"]) -> list[Section]:
+  """Returns the sections on what the most accurate groups predict."""
+  from cifar_flax.tools import finished, plots, predictions
 
-  Groups that were evaluated on different data are in different pictures.
+  chosen = finished.most_accurate(groups, MOST_PREDICTIONS)
+  matrices: list[Part] = []
+  mistakes: list[Part] = []
+  classes: list[Part] = []
+  trouble = []
+  for number, group in enumerate(chosen):
+    found = group.predictions
+    trouble += group.trouble
+    if found is None:
+      continue
+    title = f"{shortened(group.label, _HEADING)}, seed {found.run.config.seed}"
+    matrix = plots.confusion(found)
+    matrices.append(Picture(f"confusion_{number}", title, matrix))
+    if predictions.mistakes(found, 1):
+      wrong = plots.mistakes(found)
+      mistakes.append(Picture(f"mistakes_{number}", title, wrong, is_photo=True))
+    classes.append(predictions.class_table(found, title, f"classes_{number}"))
+  if matrices:
+    of = " of the best epoch" if groups[0].which == "best" else ""
+    text = f"Predictions{of}, in percent of the images of each class."
+    if len(chosen) < len(groups):
+      text += f" Those of the {len(chosen)} most accurate of {len(groups)} rows."
+    matrices.insert(0, text)
+  if mistakes:
+    mistakes.insert(0, "Above each image: its class, then the predicted one.")
+  return [
+    Section("No predictions", trouble),
+    Section("Confusion matrices", matrices),
+    Section("Most confident mistakes", mistakes),
+    Section("Accuracy by class", classes, is_open=len(chosen) == 1),
+  ]
+
+
+def _costs(groups: Sequence["Group"]) -> list[Section]:
+  """Returns sections with pictures of accuracy against each cost.
+
+  Groups that were evaluated on different data are in different sections.
   """
   together: dict[tuple, list[Group]] = {}
   for group in groups:
     together.setdefault(group.comparable_data(), []).append(group)
   compared = [same for same in together.values() if len(same) > 1]
-  parts: list[Any] = ["## Costs"] if compared else []
-  for number, same in enumerate(compared):
-    if len(together) > 1:
-      parts.append(f"Evaluated on {evaluated_on(same[0])}:")
-    parts += _costs_of(same, "" if not number else f"{number}_")
-  return parts
+  return [
+    Section(
+      f"Costs, evaluated on {evaluated_on(same[0])}" if len(together) > 1 else "Costs",
+      _costs_of(same, f"{number}_" if number else ""),
+    )
+    for number, same in enumerate(compared)
+  ]
 
 
-def _costs_of(groups: Sequence["Group"], prefix: str) -> list[Any]:
-  """Returns a picture of accuracy against each cost, and what it shows."""
-  from cifar_flax import figures
+def _costs_of(groups: Sequence["Group"], prefix: str) -> list[Part]:
+  """Returns a picture of accuracy against each cost that differs, and what it shows."""
   from cifar_flax.tools import comparison, finished, plots
 
   entries = [group.entry() for group in groups]
   best = "best " if groups[0].which == "best" else ""
   label = f"{best}accuracy on {shown(groups[0].eval_split)}, %"
-  parts: list[Any] = []
+  parts: list[Part] = []
   for number, cost in enumerate(entries[0].costs):
+    if len({entry.costs[cost] for entry in entries}) == 1:
+      continue  # such as the parameters of networks that differ in their learning rate
     picture = plots.cost(entries, cost, label, finished.budget(groups))
-    parts.append((f"cost_{prefix}{number}.png", figures.png(picture)))
+    name, _, _ = cost.partition(",")
+    parts.append(Picture(f"cost_{prefix}{number}", f"accuracy against {name}", picture))
   least = comparison.LEAST_SEEDS
   common = [
     len(one.accuracies.keys() & other.accuracies.keys())
     for one, other in itertools.combinations(entries, 2)
   ]
-  parts.append("Bars are standard deviations (n - 1) over the seeds.")
+  text = "Bars are standard deviations (n - 1) over the seeds."
   if max(common) < least:
-    parts[-1] += (
-      f" No Pareto front is drawn: no two configs have {least} seeds in common."
-    )
+    text += f" No Pareto front is drawn: no two configs have {least} seeds in common."
   else:
-    parts[-1] += (
+    text += (
       " The line is the Pareto front. It joins configs of which each is clearly more "
       f"accurate than the one before it: over at least {least} common seeds, the "
       f"{100 * comparison.CONFIDENCE:g} % interval of the mean difference is above "
       "zero. A figure without a line has no such pair."
     )
-  return parts
-
-
-def markdown(parts: Sequence[Any]) -> str:
-  """Returns the report as Markdown that links to its pictures.
-
-  No name in a cell, a heading or a paragraph is taken for markup.
-  """
-  lines = []
-  for part in parts:
-    if isinstance(part, tuple):
-      lines.append(f"![{part[0].removesuffix('.png')}]({part[0]})")
-    elif isinstance(part, list):
-      head, *rows = tables.escaped(part)
-      lines.append("\n".join(tables.markdown(head, rows)))
-    else:
-      marks = part[: _level(part)]
-      lines.append(f"{marks} {text.markdown(part[len(marks) :].strip())}".strip())
-  return "\n\n".join(lines) + "\n"
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 1300px;
-  margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
-th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-img { max-width: 100% }
-"""
-
-
-def page(parts: Sequence[Any]) -> str:
-  """Returns the report as one HTML page with its pictures embedded."""
-  body = []
-  for part in parts:
-    if isinstance(part, tuple):
-      name, picture = part
-      data = base64.b64encode(picture).decode()
-      label = html.escape(name.removesuffix(".png"))
-      body.append(f'<img alt="{label}" src="data:image/png;base64,{data}">')
-    elif isinstance(part, list):
-      body.append(_table(part))
-    else:
-      level = _level(part)
-      tag = f"h{level}" if level else "p"
-      body.append(f"<{tag}>{html.escape(shown(part[level:].strip()))}</{tag}>")
-  content = "\n".join(body)
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    f"<title>Runs</title><style>{_STYLE}</style></head>\n<body>\n{content}\n"
-    "</body></html>\n"
-  )
-
-
-def _level(part: str) -> int:
-  """Returns the level of a heading, 1 or 2; 0 for a paragraph."""
-  return 1 if part.startswith("# ") else 2 if part.startswith("## ") else 0
-
-
-def _table(rows: list[list[str]]) -> str:
-  def line(cells: list[str], tag: str) -> str:
-    return "".join(f"<{tag}>{html.escape(shown(cell))}</{tag}>" for cell in cells)
-
-  body = "\n".join(f"<tr>{line(cells, 'td')}</tr>" for cells in rows[1:])
-  return f"<table><tr>{line(rows[0], 'th')}</tr>\n{body}</table>"
-
-
-def write(
-  groups: Sequence["Group"], output: pathlib.Path, left_out: Sequence[str] = ()
-) -> None:
-  """Writes report.md, report.html and the pictures; creates the folder if needed.
-
-  Args:
-    groups: the rows of the report.
-    output: the folder.
-    left_out: a line for each run that is not in the report.
-  """
-  parts = compose(groups, left_out)
-  with name_in_errors(output):
-    output.mkdir(parents=True, exist_ok=True)
-  files = {"report.md": markdown(parts).encode(), "report.html": page(parts).encode()}
-  files |= dict(part for part in parts if isinstance(part, tuple))
-  for name, data in files.items():
-    with name_in_errors(path := output / name):
-      path.write_bytes(data)
+  return [*parts, text] if parts else []
 
 
 _MOVED = (
@@ -392,12 +343,13 @@ def run(argv: list[str]) -> None:
     finished.Group(same, label, flags.checkpoint)
     for same, label in zip(grouped, labels, strict=True)
   ]
-  write(groups, pathlib.Path(flags.output), left_out)
-  head, *rows = table(groups)
-  printed = Table("Runs", head, rows)
-  printed.note(*left_out, *(line for group in groups for line in group.trouble))
-  printed.note(*notes(groups)[1:])
-  print(printed.text())
+  command = provenance.command(sys.orig_argv, os.getcwd())
+  document = compose(groups, left_out, command)
+  document.write(pathlib.Path(flags.output), "report")
+  found = table(groups)
+  trouble = [line for group in groups for line in group.trouble]
+  found.notes = [*left_out, *trouble, *found.notes[1:], *document.facts["data"]]
+  print(dataclasses.replace(found, title="Runs").text())
   print(shown(pathlib.Path(flags.output) / "report.html"))
 
 

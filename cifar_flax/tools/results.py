@@ -11,6 +11,7 @@ from cifar_flax import text as text_lib
 from cifar_flax.config import Config
 from cifar_flax.run import evaluation
 from cifar_flax.run.files import write_atomically
+from cifar_flax.tables import Number
 from cifar_flax.text import shown
 
 Summary = dict[str, Any]
@@ -43,27 +44,6 @@ TUNED_COLUMNS = (
   "seconds: faithful",
   "tuned",
 )
-
-
-def identity(summary: Summary) -> dict[str, Any]:
-  """Returns what runs must have in common to be averaged: their data and NUMERICS."""
-  data = summary["data"]
-  return evaluation_identity(summary) | {
-    "train_split": data["train_split"] or "train",
-    "train_examples": data["train_examples"],
-  }
-
-
-def evaluation_identity(summary: Summary) -> dict[str, Any]:
-  """Returns what runs must have in common for their accuracies to be compared."""
-  data = summary["data"]
-  return {
-    "data": data["name"],
-    "fingerprint": data["fingerprint"],
-    "eval_split": data["eval_split"] or "test",
-    "eval_examples": data["eval_examples"],
-    "numerics": summary.get("numerics"),
-  }
 
 
 def write(
@@ -127,16 +107,16 @@ def _entries(group: Sequence[tuple[Config, Summary | None]]) -> list[dict[str, A
     if not summary:
       continue
     for kind in kinds:
-      if identity(kind[0]) == identity(summary):
+      if evaluation.identity(kind[0]) == evaluation.identity(summary):
         kind.append(summary)
         break
     else:
       kinds.append([summary])
-  first = [identity(kind[0]) for kind in kinds]
+  first = [evaluation.identity(kind[0]) for kind in kinds]
   differ = [k for k in (first or [{}])[0] if any(o[k] != first[0][k] for o in first)]
   entries = []
   for done in kinds or [[]]:
-    of_kind = identity(done[0]) if done else {}
+    of_kind = evaluation.identity(done[0]) if done else {}
     words = [f"{k}={str(of_kind[k])[:12]}" for k in differ]
     entries.append(_entry(group[0][0], done, len(group), ", ".join(words)))
   return entries
@@ -230,12 +210,12 @@ def markdown(results: dict[str, Any]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _percent(fraction: float) -> str:
-  return f"{100 * fraction:.2f}"
+def _percent(fraction: float, deviation: float | None = None) -> str:
+  return str(Number(100 * fraction, deviation and 100 * deviation))
 
 
-def _seconds(seconds: float) -> str:
-  return f"{seconds:,.0f}"
+def _seconds(seconds: float, deviation: float | None = None) -> str:
+  return str(Number(seconds, deviation, digits=0))
 
 
 def _tuned(results: dict[str, Any]) -> list[str]:
@@ -276,7 +256,8 @@ def _tuned(results: dict[str, Any]) -> list[str]:
 
 def _same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
   """Returns whether the runs of two entries have the same data, if both have runs."""
-  found = [identity(entry["runs"][0]) for entry in (one, other) if entry["runs"]]
+  known = [entry["runs"][0] for entry in (one, other) if entry["runs"]]
+  found = [evaluation.identity(summary) for summary in known]
   return len(found) < 2 or found[0] == found[1]
 
 
@@ -288,7 +269,7 @@ def _name(config: str, differs: str) -> str:
 def _mean_and_std(ours: dict[str, Any] | None, metric: str, show: Callable) -> str:
   """Returns "mean ± standard deviation" of a metric, or "-" if it is unknown."""
   found = ours[metric] if ours else None
-  return "-" if found is None else tables.show_spread(found["mean"], found["std"], show)
+  return "-" if found is None else show(found["mean"], found["std"])
 
 
 def _row(entry: dict[str, Any]) -> list[str]:
@@ -363,44 +344,9 @@ def _notes(results: dict[str, Any]) -> list[str]:
     notes.append(f"Trained on {device} ({count} runs).")
   for versions in results["versions"]:
     notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
-  notes += dict.fromkeys(describe_data(data) for data in results["data"])
+  data_sets = [evaluation.describe_data(data) for data in results["data"]]
+  notes += dict.fromkeys(f"Data: {words}" for words in data_sets)
   for data in results["data"]:
     cautions = evaluation.cautions(data)
     notes += [f"**Warning**: {text_lib.markdown(each)}." for each in cautions]
   return [f"- {note}" for note in notes] + ["", f"    {shown(results['command'])}"]
-
-
-def describe_data(data: dict[str, Any], plain: bool = False) -> str:
-  """Returns a note on a summary's data, and how they differ from the published.
-
-  Args:
-    data: the `data` of the summary.
-    plain: whether to return it as text, instead of Markdown.
-  """
-  train, test = data["train_examples"], data["eval_examples"]
-  strong = (lambda words: words) if plain else (lambda words: f"**{words}**")
-  code, name = (shown, shown) if plain else (text_lib.code, text_lib.markdown)
-  text = (
-    f"Data: {name(data['name'])} {name(data.get('version', ''))}, trained on "
-    f"{code(data['train_split'] or 'train')} ({train:,} images), evaluated on "
-    f"{code(data['eval_split'] or 'test')} ({test:,} images), "
-    f"fingerprint {data['fingerprint']}, "
-  )
-  if data.get("download_size"):
-    text += f"download size {data['download_size']:,} bytes."
-  elif data["name"] != published.DATASET:
-    text = text.removesuffix(", ") + "."
-  else:
-    text += f"no download size: {strong('not made from the original files')}."
-  if data["name"] != published.DATASET:
-    nothing = f"Not {published.DATASET}: no published result is comparable."
-    text += f" {strong(nothing)}"
-  elif (train, test) != tuple(published.EXAMPLES.values()):
-    text += (
-      f" {strong('Not all images')}: the published runs trained on "
-      f"{published.EXAMPLES['train']:,} and were tested on "
-      f"{published.EXAMPLES['test']:,}."
-    )
-  elif published.obstacle(data):
-    text += f" {strong('Not the training and test images.')}"
-  return text

@@ -5,13 +5,14 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_flax import figures, published
+from cifar_flax import published
 from cifar_flax.errors import UserError
-from cifar_flax.run import evaluation
+from cifar_flax.run import evaluation, provenance
 from cifar_flax.run.files import write_atomically
-from cifar_flax.tables import spread
-from cifar_flax.tools import comparison, jobs, plots, report, results
+from cifar_flax.tables import Cell, Number, Table
+from cifar_flax.tools import comparison, jobs, plots
 from cifar_flax.tools.comparison import Entry
+from cifar_flax.tools.document import Document, Picture, Section, origin
 from cifar_flax.tools.study import BASE, Study, network_name, show_width
 
 OPENINGS = {
@@ -46,7 +47,7 @@ NOTES = (
 
 
 def write(study: Study) -> str:
-  """Writes study.md, study.html, study.json and the pictures.
+  """Writes study.md, study.html, study.json, and the files of tables and pictures.
 
   Returns:
     The conclusions and the path of the page, for the terminal.
@@ -57,15 +58,10 @@ def write(study: Study) -> str:
   summaries = _summaries(study)
   entries = {name: _entries(study, name, summaries) for name in study.compared}
   conclusions = [line for name in entries for line in _sentences(entries, name)]
-  parts = _compose(study, entries, conclusions, summaries)
-  files = {
-    "study.json": _json(study, entries, conclusions, summaries),
-    "study.md": report.markdown(parts).encode(),
-    "study.html": report.page(parts).encode(),
-  }
-  files |= dict(part for part in parts if isinstance(part, tuple))
-  for name, data in files.items():
-    write_atomically(study.output / name, data)
+  document = _compose(study, entries, conclusions, summaries)
+  document.write(study.output, "study")
+  content = _json(study, entries, conclusions, summaries)
+  write_atomically(study.output / "study.json", content)
   return "\n".join([*conclusions, str(study.output / "study.html")])
 
 
@@ -75,16 +71,16 @@ def _summaries(study: Study) -> dict[str, dict[str, Any]]:
   for job in study.runs():
     if summary := jobs.finished_summary(job):
       found[str(job.workdir)] = summary
-  _check_alike({name: results.identity(each) for name, each in found.items()})
+  _check_alike({name: evaluation.identity(each) for name, each in found.items()})
   # The runs that chose the learning rates read other splits of the same data.
   same = ("fingerprint", "numerics")
   searched = {
-    str(job.workdir): results.identity(summary)
+    str(job.workdir): evaluation.identity(summary)
     for kind, tried in study.search.items()
     for job in (study.search_job(kind, rate) for rate in tried)
     if (summary := jobs.finished_summary(job))
   }
-  every = {name: results.identity(each) for name, each in found.items()} | searched
+  every = {name: evaluation.identity(each) for name, each in found.items()} | searched
   _check_alike({name: {k: each[k] for k in same} for name, each in every.items()})
   _check_alike(searched)
   return found
@@ -141,45 +137,68 @@ def _compose(
   entries: Mapping[str, list[Entry]],
   conclusions: list[str],
   summaries: Mapping[str, dict[str, Any]],
-) -> list[Any]:
-  """Returns the parts of the page, as `report.compose` does."""
-  parts: list[Any] = ["# What a type of convolution costs and gains"]
+) -> Document:
   facts = next(iter(summaries.values()), None)
-  parts += conclusions or [
-    f"No conclusions: they need {comparison.LEAST_SEEDS} seeds of each type."
-  ]
-  split = study.config.data.eval_split or "test"
-  for name, of_name in entries.items():
-    rows = [_row(study, name, entry, of_name) for entry in of_name]
-    parts += [
-      f"## {OPENINGS[name]}",
-      [[column.format(split) for column in COLUMNS], *rows],
-    ]
-  parts += ["## Costs", *_figures(study, entries, facts), *NOTES]
-  if study.measured:
-    where = study.measured
-    parts += [
-      f"Speed and memory: {where['hardware']}, {where['date']}, medians of "
-      f"{_windows(study)} windows measured in turn; load of the machine before: "
-      f"{where['load']:g}."
-    ]
-  parts += ["## Peak learning rates", _search_table(study)]
-  parts += [_search_note(study)]
-  if facts:
-    parts += [results.describe_data(facts["data"], plain=True)]
-    parts += [f"Warning: {each}." for each in evaluation.cautions(facts["data"])]
-    parts += [f"Trained on {facts['device']}."]
   missing = len(study.runs()) - len(summaries)
-  if missing:
-    parts += [f"{missing} of {len(study.runs())} runs are not finished."]
-  return [*parts, study.command]
+  unfinished = f"{missing} of {len(study.runs())} runs are not finished."
+  nothing = f"No conclusions: they need {comparison.LEAST_SEEDS} seeds of each type."
+  sections = [
+    Section("Conclusions", conclusions or [nothing]),
+    Section("Warnings", _warnings(facts) + ([unfinished] if missing else [])),
+    *(
+      Section(OPENINGS[name], [_table(study, name, of_name)])
+      for name, of_name in entries.items()
+      if of_name
+    ),
+    Section("Costs", _figures(study, entries, facts)),
+    Section("How to read this", NOTES),
+    Section("Peak learning rates", [_search_table(study)]),
+  ]
+  return Document(
+    "What a type of convolution costs and gains", _facts(study, facts), sections
+  )
+
+
+def _facts(study: Study, facts: dict[str, Any] | None) -> dict[str, list[str]]:
+  """Returns what is said on top: how the page was made, and of which data."""
+  found = origin(study.command)
+  if facts:
+    commit = provenance.describe_commit(facts.get("commit"), facts.get("modified"))
+    found |= {
+      "trained at commit": [commit],
+      "trained on": [facts["device"]],
+      "data": [evaluation.describe_data(facts["data"], plain=True)],
+    }
+  if where := study.measured:
+    found["speed and memory"] = [
+      f"{where['hardware']}, {where['date']}, medians of {_windows(study)} windows "
+      f"measured in turn; load of the machine before: {where['load']:g}"
+    ]
+  return found
+
+
+def _warnings(facts: dict[str, Any] | None) -> list[str]:
+  return [f"{each}." for each in evaluation.cautions(facts["data"])] if facts else []
 
 
 def _windows(study: Study) -> int:
   return len(next(iter(study.measured["networks"].values()))["training"])
 
 
-def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[str]:
+def _table(study: Study, name: str, of_name: list[Entry]) -> Table:
+  """Returns the table of a comparison, the best accuracy, memory and speeds marked."""
+  columns = [
+    column.format(study.config.data.eval_split or "test") for column in COLUMNS
+  ]
+  best = {columns[2]: max, "peak memory, MiB": min}
+  best |= {"images/s, training": max, "images/s, inference": max}
+  rows = [_row(study, name, entry, of_name) for entry in of_name]
+  title = f"Types of convolution {OPENINGS[name].lower()}"
+  found = Table(title, columns, rows, name=name, best=best)
+  return found.without_empty_columns()
+
+
+def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[Cell]:
   """Returns a type's row in the table of a comparison."""
   base = next((other for other in of_name if other.name == BASE), None)
   gap = comparison.difference(entry, base) if base and entry is not base else None
@@ -188,28 +207,29 @@ def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[st
     network_name(entry.name, width.width)
   )
 
-  def speed(phase: str) -> str:
-    return spread(measured[phase], digits=0) if measured else "-"
+  def speed(phase: str) -> Number | None:
+    return Number.of(measured[phase], digits=0) if measured else None
 
   memory = entry.costs.get("peak memory, MiB")
+  deviation = Number(100 * width.deviation, digits=1, sign="+")
   return [
     entry.name,
-    str(len(entry.accuracies)),
-    spread(list(entry.accuracies.values())),
-    gap.text() if gap else "-",
-    f"{width.parameters:,}",
-    f"{width.multiply_adds:,}",
-    f"{memory:.1f}" if memory else "-",
+    Number(len(entry.accuracies), digits=0),
+    Number.of(list(entry.accuracies.values())),
+    gap.text() if gap else None,
+    Number(width.parameters, digits=0),
+    Number(width.multiply_adds, digits=0),
+    Number(memory, digits=1) if memory else None,
     speed("training"),
     speed("inference"),
     show_width(width.width),
-    f"{100 * width.deviation:+.1f}" if name != "slots" else "-",
+    deviation if name != "slots" else None,
   ]
 
 
 def _figures(
   study: Study, entries: Mapping[str, list[Entry]], facts: dict[str, Any] | None
-) -> list[tuple[str, bytes]]:
+) -> list[Picture]:
   """Returns a picture of accuracy against each known cost."""
   every = [entry for of_name in entries.values() for entry in of_name]
   if not every or not facts:
@@ -227,27 +247,33 @@ def _figures(
     picture = plots.cost(
       every, cost, f"accuracy on {data['eval_split'] or 'test'}, %", subtitle
     )
-    found.append((f"cost_{number}.png", figures.png(picture)))
+    name, _, _ = cost.partition(",")
+    found.append(Picture(f"cost_{number}", f"accuracy against {name}", picture))
   return found
 
 
-def _search_table(study: Study) -> list[list[str]]:
-  rates = list(next(iter(study.search.values())))
-  rows = [["type", *(f"{rate:g}" for rate in rates), "chosen"]]
-  for kind, tried in study.search.items():
-    cells = [f"{tried[r]:.2f}" if tried[r] is not None else "-" for r in rates]
-    chosen = study.rate(kind)
-    rows.append([kind, *cells, f"{chosen:g}" if chosen else "-"])
-  return rows
-
-
-def _search_note(study: Study) -> str:
+def _search_table(study: Study) -> Table:
+  """Returns the accuracies of the search; the best rate of a type is chosen."""
   job = study.search_job(study.types[0], 0.01)
   data, epochs = job.config.data, job.config.num_epochs
-  return (
+  rates = list(next(iter(study.search.values())))
+  rows: list[list[Cell]] = []
+  for kind, tried in study.search.items():
+    found = [tried[rate] for rate in rates]
+    cells = [None if accuracy is None else Number(accuracy) for accuracy in found]
+    chosen = study.rate(kind)
+    rows.append([kind, *cells, f"{chosen:g}" if chosen else None])
+  note = (
+    f"One seed, width {show_width(job.config.model.width)}. A type's best rate is used "
+    "in all of its runs; - is a run that did not finish."
+  )
+  return Table(
     f"Accuracy in percent on {data.eval_split} after {epochs} epochs on "
-    f"{data.train_split}, one seed, width {show_width(job.config.model.width)}. A "
-    "type's best rate is used in all of its runs; - is a run that did not finish."
+    f"{data.train_split}, by peak learning rate",
+    ["type", *(f"{rate:g}" for rate in rates), "chosen"],
+    rows,
+    [note],
+    "rates",
   )
 
 

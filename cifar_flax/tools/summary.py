@@ -154,13 +154,13 @@ def to_json(layers: list["Layer"], config: config_lib.Config) -> str:
 
 def measured_line(config: config_lib.Config, num_classes: int) -> str:
   """Measures the network of a config; returns a line with memory and speeds."""
-  from cifar_flax.tables import spread
+  from cifar_flax.tables import Number
   from cifar_flax.tools import measurement
 
   where = measurement.circumstances()
   costs = measurement.measure({"": config}, num_classes, WINDOWS)[""]
   training, inference = (
-    spread(speeds, digits=0) for speeds in (costs.training, costs.inference)
+    Number.of(speeds, digits=0) for speeds in (costs.training, costs.inference)
   )
   return (
     f"measured on {where['hardware']}, load {where['load']:g}: a training step of "

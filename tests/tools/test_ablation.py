@@ -7,6 +7,7 @@ import pytest
 
 from cifar_flax import config as config_lib
 from cifar_flax import main
+from cifar_flax.tables import cell_text
 from cifar_flax.tools import ablation, jobs, report, sweep
 from tests.tools.test_reproduce import DATA, FakeMain, summary_of
 
@@ -134,7 +135,7 @@ def test_the_gain_of_a_change_is_the_difference_of_equal_seeds(tmp_path):
       )
       (job.workdir / "summary.json").write_text(json.dumps(summary))
   table = ablation.table(planned)
-  rows = {name: cells for name, *cells in table.rows}
+  rows = {name: list(map(cell_text, cells)) for name, *cells in table.rows}
   assert list(rows)[0] == "net6b_tuned" and len(rows) == len(planned) / 3
   assert rows.pop("net6b_tuned") == ["2", "71.00 ± 1.41", "-"]
   assert rows.pop("without_schedule") == ["2", "65.50 ± 2.12", "+5.50 ± 0.71"]
@@ -167,7 +168,7 @@ def test_gains_are_taken_between_runs_of_the_same_data(tmp_path, changes, words)
       job.workdir.mkdir(parents=True)
       (job.workdir / "summary.json").write_text(json.dumps(summary))
   table = ablation.table(planned)
-  rows = {name: cells for name, *cells in table.rows}
+  rows = {name: list(map(cell_text, cells)) for name, *cells in table.rows}
   (name,) = [n for n in rows if n.startswith("without_all (") and words not in n]
   assert rows[name] == ["1", "60.00", "+10.00"]
   (name,) = [n for n in rows if n.startswith("without_all (") and words in n]

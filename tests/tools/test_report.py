@@ -1,22 +1,25 @@
 """Reports: metrics by hand, figures, Markdown and HTML."""
 
 import base64
+import csv
 import dataclasses
 import json
 import pathlib
 import re
 import shutil
-import subprocess
 import types
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cifar_flax import config as config_lib
 from cifar_flax import train
 from cifar_flax.data import datasets
 from cifar_flax.errors import UserError
-from cifar_flax.tools import finished, plots, report
+from cifar_flax.tables import cell_text
+from cifar_flax.tools import finished, plots, predictions, report
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -51,7 +54,7 @@ FACTS = {
 @pytest.fixture(autouse=True)
 def data(monkeypatch):
   monkeypatch.setattr(datasets, "load", lambda config: DATASET)
-  finished._evaluation_data.cache_clear()
+  predictions._evaluation_data.cache_clear()
 
 
 def with_data(run, **changes):
@@ -76,6 +79,10 @@ def folders(tmp_path_factory):
   return made
 
 
+def shown_row(group, groups):
+  return {name: cell_text(cell) for name, cell in report.row(group, groups).items()}
+
+
 def read(workdir):
   return [json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -91,7 +98,7 @@ def test_seeds_are_one_row_with_the_mean_and_deviation_of_the_runs(folders):
   tests = [100 * row["eval_accuracy"] for row in last]
   highest = [max(r["train_accuracy"] for r in read(folders[i])) for i in (0, 2)]
   gaps = [100 * (t - r["eval_accuracy"]) for t, r in zip(highest, last, strict=True)]
-  cells = report.row(plain, [plain, grouped])
+  cells = shown_row(plain, [plain, grouped])
   assert cells["config"] == "p" and cells["n"] == "2" and cells["epochs"] == "2"
   mean, deviation = np.mean(tests), np.std(tests, ddof=1)
   assert cells["accuracy on test, %"] == f"{mean:.2f} ± {deviation:.2f}"
@@ -101,7 +108,7 @@ def test_seeds_are_one_row_with_the_mean_and_deviation_of_the_runs(folders):
     speed, abs=0.51
   )
   assert cells["published"] == "-"
-  assert "±" not in report.row(grouped, [grouped])["accuracy on test, %"]
+  assert "±" not in shown_row(grouped, [grouped])["accuracy on test, %"]
   # 3*3*16*32 + 3*3*32*32 and so on: grouped have a quarter of plain's kernels.
   assert plain.parameters > 3 * grouped.parameters
 
@@ -141,15 +148,19 @@ def test_groups_are_named_by_what_differs(folders):
 def test_predictions_are_counted_by_class(folders):
   group = finished.Group([finished.load(folders[0])])
   found = group.predictions
-  matrix = finished.confusion(found)
+  matrix = predictions.confusion(found)
   assert matrix.sum() == 50
   np.testing.assert_array_equal(matrix.sum(1), np.bincount(DATASET.eval.labels))
   accuracy = read(folders[0])[-1]["eval_accuracy"]
   assert np.trace(matrix) == round(50 * accuracy)
-  for label, line in enumerate(report.class_rows(found)):
+  for label, line in enumerate(predictions.class_table(found, "", "").rows):
     accuracy = 100 * matrix[label, label] / matrix[label].sum()
-    assert line[:3] == [CLASSES[label], str(matrix[label].sum()), f"{accuracy:.1f}"]
-  wrong = finished.mistakes(found, 100)
+    assert list(map(cell_text, line[:3])) == [
+      CLASSES[label],
+      str(matrix[label].sum()),
+      f"{accuracy:.1f}",
+    ]
+  wrong = predictions.mistakes(found, 100)
   assert len(wrong) == 50 - np.trace(matrix)
   assert (np.diff(found.confidence[wrong]) <= 0).all()
   assert all(found.predicted[i] != DATASET.eval.labels[i] for i in wrong)
@@ -160,10 +171,10 @@ def test_a_published_network_is_compared_with_its_published_result(folders):
   run.config.name = "net6b"
   run = with_data(run, train_examples=50_000, eval_examples=10_000)
   group = finished.Group([run])
-  cells = report.row(group, [group])
+  cells = shown_row(group, [group])
   assert cells["published"] == "64.40"  # after two epochs
   assert finished.Group([run], "net6b, sgd").published is None  # another recipe
-  figure = plots.curves([group])
+  figure = plots.curves([group])["accuracy"]
   (line,) = [line for line in figure.axes[0].get_lines() if line.get_gid()]
   texts = [text.get_text() for text in figure.legends[0].get_texts()]
   assert texts == ["net6b", "net6b, published"]
@@ -198,14 +209,15 @@ def test_curves_are_the_means_over_the_seeds(folders, groups):
   both = (folders[0], folders[2])
   test, train = (100 * history(both, f"{s}_accuracy") for s in ("eval", "train"))
   losses = [history(both, f"{s}_loss") for s in ("eval", "train")]
-  figure = plots.curves(groups)
-  panels = figure.axes
-  assert figure.legends[0].get_texts()[0].get_text() == "p"
   gap = np.maximum.accumulate(train, 1) - test
-  for axes, curves in zip(panels, ([test, train], losses, [gap]), strict=True):
-    for line, values in zip(axes.get_lines(), curves, strict=False):
+  drawn = {"accuracy": [train, test], "loss": losses[::-1], "gap": [gap]}
+  for name, figure in plots.curves(groups).items():
+    assert figure.legends[0].get_texts()[0].get_text() == "p"
+    lines = figure.axes[0].get_lines()
+    for line, values in zip(lines, drawn.pop(name), strict=False):
       np.testing.assert_array_equal(line.get_xdata(), [1, 2])
       np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+  assert not drawn
   assert np.abs(test - train).max() > 0
 
 
@@ -250,15 +262,16 @@ def test_the_budget_names_data_epochs_and_n_or_their_ranges(groups):
 def test_the_report_says_what_the_front_joins_or_that_there_is_none(
   groups, monkeypatch
 ):
-  heading, *pictures, text = report._costs(groups)
-  assert heading == "## Costs"
-  assert [name for name, _ in pictures] == ["cost_0.png", "cost_1.png", "cost_2.png"]
+  (section,) = report._costs(groups)
+  *pictures, text = section.parts
+  assert section.title == "Costs"
+  assert [picture.name for picture in pictures] == ["cost_0", "cost_1", "cost_2"]
   assert "No Pareto front is drawn: no two configs have 3 seeds in common." in text
   same = {seed: 50.0 + seed for seed in range(3)}
   for group in groups:
     entry = dataclasses.replace(group.entry(), accuracies=same)
     monkeypatch.setattr(group, "entry", lambda entry=entry: entry)
-  text = report._costs(groups)[-1]
+  text = report._costs(groups)[0].parts[-1]
   assert "No Pareto front" not in text and "the 95 % interval" in text
 
 
@@ -304,40 +317,55 @@ def written(folders, tmp_path_factory):
 
 def test_markdown_has_tables_and_pictures_that_are_there(written):
   text = (written / "report.md").read_text()
-  assert text.count("| config | n | parameters") == 1
+  assert text.count("| config | n | accuracy on test, % |") == 1
   assert "\n| p | 2 | " in text and "\n| g | 1 | " in text
-  pictures = re.findall(r"!\[\w+\]\((\w+\.png)\)", text)
-  assert {f"cost_{i}.png" for i in range(3)} <= set(pictures)
-  assert {"curves.png", "confusion_0.png", "confusion_1.png"} <= set(pictures)
+  pictures = re.findall(r"\]\(pictures/(\w+)\.png\)", text)
+  assert {f"cost_{i}" for i in range(3)} <= set(pictures)
+  assert {"curves_gap", "confusion_0", "confusion_1"} <= set(pictures)
   for name in pictures:
-    assert (written / name).read_bytes().startswith(b"\x89PNG")
+    with Image.open(written / "pictures" / f"{name}.png") as picture:
+      assert min(picture.size) > 100
+    root = ElementTree.parse(written / "pictures" / f"{name}.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_the_page_embeds_the_pictures(written):
   text = (written / "report.html").read_text()
-  for name, data in re.findall(
-    r'<img alt="(\w+)" src="data:image/png;base64,(.*?)"', text
-  ):
-    assert base64.b64decode(data) == (written / f"{name}.png").read_bytes()
-  assert text.count("<img") == len(list(written.glob("*.png")))
-  assert not re.findall(r'(?:src|href)="(?!data:)', text)
-  assert text.count("<table>") == text.count("</table>") == 3
+  data = re.findall(r'<img [^>]*src="data:image/svg\+xml;base64,(.*?)"', text)
+  pictures = {file.read_bytes() for file in (written / "pictures").glob("*.svg")}
+  assert {base64.b64decode(each) for each in data} == pictures
+  assert len(data) == len(pictures) == text.count("<img")
+  assert not re.findall(r'(?:src|href)="(?!data:)', text) and "<script" not in text
 
 
-def test_a_browser_shows_the_page(written):
-  names = ("chromium", "chromium-browser", "google-chrome")
-  browser = next((found for name in names if (found := shutil.which(name))), None)
-  if browser is None:
-    pytest.skip(f"none of {', '.join(names)} is installed")
-  options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-  address = (written / "report.html").as_uri()
-  done = subprocess.run([browser, *options, address], capture_output=True, timeout=120)
-  assert b"<h1>Runs</h1>" in done.stdout and done.stdout.count(b"<img") >= 4
+def test_the_page_says_on_top_how_it_was_made_and_what_differs(written):
+  text = (written / "report.html").read_text()
+  top = text[text.index("<dl>") : text.index("</dl>")]
+  facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", top))
+  assert {"date", "command", "commit", "trained on", "data"} <= set(facts)
+  assert facts["settings that differ"] == "model.convolution: plain, grouped"
+  assert facts["data"].startswith("cifar10 1, trained on train (64 images)")
+  assert re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d ", facts["date"])
 
 
-def test_names_are_escaped_in_html():
-  text = report.page([[["<b>a"], ["&c"]], "## <i>d"])
-  assert "&lt;b&gt;a" in text and "&amp;c" in text and "<h2>&lt;i&gt;d</h2>" in text
+def test_tables_are_written_for_other_programs(folders, written):
+  expected = [100 * read(folders[i])[-1]["eval_accuracy"] for i in (0, 2)]
+  with open(written / "tables" / "runs.csv", newline="") as file:
+    plain, grouped = csv.DictReader(file)
+  assert float(plain["accuracy on test, %"]) == pytest.approx(np.mean(expected))
+  assert float(plain["accuracy on test, %, std"]) == pytest.approx(
+    np.std(expected, ddof=1)
+  )
+  assert grouped["accuracy on test, %, std"] == "" and plain["n"] == "2"
+  content = json.loads((written / "tables" / "runs.json").read_text())
+  assert content["rows"][0]["accuracy on test, %"] == pytest.approx(np.mean(expected))
+  (row,) = [
+    line
+    for line in (written / "tables" / "runs.tex").read_text().splitlines()
+    if line.startswith("p & $2$ &")
+  ]
+  mean, deviation = np.mean(expected), np.std(expected, ddof=1)
+  assert rf"{mean:.2f}" in row and rf" \pm {deviation:.2f}$" in row
 
 
 def test_runs_that_cannot_be_compared_are_refused(
@@ -348,7 +376,7 @@ def test_runs_that_cannot_be_compared_are_refused(
   info = datasets.Info("cifar10", "1", 0, "another", CLASSES)
   other = datasets.Dataset(DATASET.train, DATASET.eval, info)
   monkeypatch.setattr(datasets, "load", lambda config: other)
-  finished._evaluation_data.cache_clear()
+  predictions._evaluation_data.cache_clear()
   group = finished.Group([finished.load(folders[0])])
   assert group.predictions is None
   assert "evaluated on other data" in group.trouble[0]
@@ -389,15 +417,21 @@ def test_a_row_never_mixes_data_or_numerics(folders, tmp_path, changes, words):
   assert [len(same) for same in grouped] == [1, 1]
   assert finished.labels(grouped) == words
   groups = [finished.Group(same) for same in grouped]
-  head, *rows = report.table(groups)
+  table = report.table(groups)
+  head, rows = table.columns, table.rows
   if "train_examples" in changes:  # evaluated on the same images
     assert "accuracy on test, %" in head and "evaluated on" not in head
     assert report._costs(groups)
+    assert table.marked()
   else:
     cells = [row[head.index("evaluated on")] for row in rows]
     assert len(set(cells)) == 2 and cells[0].startswith("test of cifar10 (50 images")
     assert not report._costs(groups)
-    assert "comparable only between rows" in " ".join(report.notes(groups))
+    assert "comparable only between rows" in " ".join(table.notes)
+    assert not {head[column] for _, column in table.marked()} & {
+      "accuracy, %",
+      "gap, points",
+    }
 
 
 def test_splits_are_named_in_the_heading_or_in_the_rows(folders):
@@ -408,7 +442,7 @@ def test_splits_are_named_in_the_heading_or_in_the_rows(folders):
   cells = report.row(groups[1], groups)
   assert cells["evaluated on"].startswith("train[9000:] of cifar10 (1,000 images")
   assert "accuracy, %" in cells
-  text = " ".join(report.notes(groups))
+  text = " ".join(report.facts(groups, "")["data"])
   assert "evaluated on train[9000:] (1,000 images)" in text
   assert "evaluated on test (50 images)" in text
 
@@ -426,10 +460,11 @@ def test_published_stands_only_beside_all_images(folders, changes, words):
   run.config.name = "net6b"
   whole = {"train_examples": 50_000, "eval_examples": 10_000}
   group = finished.Group([with_data(run, **whole | changes)])
-  assert report.row(group, [group])["published"] == "-"
+  assert report.row(group, [group])["published"] is None
+  assert "published" not in report.table([group]).columns
   text = " ".join(report.notes([group]))
-  assert "Published: - for net6b, because" in text and words in text
-  assert len(plots.curves([group]).legends[0].get_texts()) == 1
+  assert "No published result for net6b, because" in text and words in text
+  assert len(plots.curves([group])["accuracy"].legends[0].get_texts()) == 1
 
 
 def test_evaluating_training_images_is_said(folders):
@@ -449,7 +484,7 @@ def test_a_folder_is_searched_and_what_is_no_run_is_said(folders, tmp_path, caps
   (runs / "notes.txt").write_text("a file")
   damaged = {
     "unfinished": ("summary.json", None, "is not finished (no summary.json)"),
-    "half": ("metrics.jsonl", "{}", "damaged"),
+    "half": ("metrics.jsonl", "{}\n{}\n", "damaged (train_accuracy"),
     "no json": ("summary.json", "{", "damaged"),
     "no object": ("summary.json", "[1]", "damaged"),
     "no config": ("config.json", '{"no_such_key": 1}', "no_such_key"),
@@ -500,9 +535,10 @@ def test_a_run_without_its_checkpoints_still_has_a_row(folders, tmp_path):
   group = finished.Group([finished.load(lost), finished.load(folders[2])])
   assert group.predictions.run.workdir == folders[2]
   alone = finished.Group([finished.load(lost)])
-  heading, line = report._predictions(alone, 0)
-  assert heading == "## p: no predictions" and "no checkpoint here" in line
-  assert report.row(alone, [alone])["n"] == "1"
+  sections = report._predictions([alone])
+  assert [section.title for section in sections if section.parts] == ["No predictions"]
+  assert "no checkpoint here" in sections[0].parts[0]
+  assert shown_row(alone, [alone])["n"] == "1"
 
 
 def test_the_best_checkpoint_is_reported_as_chosen_on_its_split(folders):
@@ -521,10 +557,10 @@ def test_the_best_checkpoint_is_reported_as_chosen_on_its_split(folders):
   assert best.values("eval_accuracy") == [0.9, 0.9]
   assert best.values("gap") == pytest.approx([-0.4, -0.4])
   assert last.values("gap") == pytest.approx([-0.2, -0.2])
-  assert report.row(best, [best])["best accuracy on test, %"] == "90.00 ± 0.00"
+  assert shown_row(best, [best])["best accuracy on test, %"] == "90.00 ± 0.00"
   assert "best of 2 epochs, chosen on test" in " ".join(report.notes([best]))
   assert "chosen on" not in " ".join(report.notes([last]))
-  assert finished._predictions(finished.load(folders[0]), "best")
+  assert predictions.predict(finished.load(folders[0]), "best")
 
 
 def test_many_classes_show_the_worst_and_the_best():
@@ -533,9 +569,11 @@ def test_many_classes_show_the_worst_and_the_best():
   wrong = np.arange(10 * count) % 10 < (labels // 100)[:]  # class 999: 9 of 10 wrong
   predicted = np.where(wrong, (labels + 1) % count, labels)
   names = [f"class {i}" for i in range(count)]
-  found = finished.Predictions(None, None, labels, names, predicted, None)
-  rows = report.class_rows(found)
-  assert len(rows) == report.MOST_CLASSES
+  found = predictions.Predictions(None, None, labels, names, predicted, None)
+  table = predictions.class_table(found, "", "")
+  rows = [list(map(cell_text, row)) for row in table.rows]
+  assert len(rows) == predictions.MOST_CLASSES
+  assert table.notes[0].startswith("40 of 1,000 classes")
   assert {row[2] for row in rows[:20]} == {"10.0"}
   assert {row[2] for row in rows[20:]} == {"100.0"}
   assert rows[0] == ["class 900", "10", "10.0", "class 901 (9)"]
@@ -548,15 +586,16 @@ def test_names_are_shown_as_they_are_in_every_file(folders, tmp_path, monkeypatc
   monkeypatch.setattr(datasets, "load", lambda config: dataset)
   runs = [finished.load(folders[0])]
   runs[0].config.name = names[0] + names[1] + names[2]
-  report.write([finished.Group(runs)], tmp_path, [f"{names[1]}: left out"])
+  document = report.compose([finished.Group(runs)], [f"{names[1]}: left out"])
+  document.write(tmp_path, "report")
   text = (tmp_path / "report.md").read_text()
   name = r"\$a\_{\$\|\<b>\&amp;"
   assert f"| {name}\\_x\\_ \\*y\\*\\\\n# z\\\\xff\u732b | 1 |" in text
-  assert f"| {name} |" in text and f"## {name}" in text
+  assert f"| {name} |" in text and f"![{name}" in text
   assert "\\_x\\_ \\*y\\*\\\\n# z: left out" in text
   page = (tmp_path / "report.html").read_text()
-  assert "<td>$a_{$|&lt;b&gt;&amp;amp;</td>" in page
-  assert r"<td>_x_ *y*\n# z</td>" in page and r"<td>\xff" in page
+  assert '<th class="text"><div>$a_{$|&lt;b&gt;&amp;amp;</div></th>' in page
+  assert r">_x_ *y*\n# z<" in page and r">\xff猫<" in page
 
 
 def test_a_folder_that_cannot_be_created_is_named(folders, capsys):

@@ -143,7 +143,10 @@ def test_the_page_says_what_is_better_and_by_how_much(tmp_path, fake):
   assert "45,000 images" in text and "python -m cifar_flax study" in text
   assert "| grouped | 55.00 | 55.00 | 65.00 | 0.03 |" in text
   page = (tmp_path / "study.html").read_text()
-  assert page.count("data:image/png") == len(list(tmp_path.glob("*.png"))) > 0
+  pictures = list((tmp_path / "pictures").glob("*.svg"))
+  assert page.count("data:image/svg") == len(pictures) > 0
+  slots = json.loads((tmp_path / "tables" / "slots.json").read_text())["rows"]
+  assert slots[0]["accuracy on test, %"] == pytest.approx(mean)
 
 
 def test_with_two_seeds_nothing_is_concluded(tmp_path, fake):
