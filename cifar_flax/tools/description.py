@@ -46,6 +46,7 @@ def facts(trained: Trained, workdir: pathlib.Path) -> dict[str, Any]:
     "config": config.name,
     "seed": config.seed,
     "epoch": trained.epoch,
+    "num_epochs": config.num_epochs,
     "checkpoint": trained.choice,
     "commit": part.get("commit"),
     "modified": part.get("modified"),
@@ -142,13 +143,16 @@ def _what_it_is(known: dict[str, Any]) -> list[str]:
   listed = ", ".join(names[:MOST_CLASSES])
   if (more := len(names) - MOST_CLASSES) > 0:
     listed += f" and {more:,} more, which the metadata of an export list"
-  types = f" with {known['convolution']} convolutions" if "convolution" in known else ""
+  types = ""
+  if kind := known.get("convolution"):
+    types = f" with {kind.replace('_', ' ')} convolutions"
   shape = ", ".join(map(str, IMAGES["shape"]))
   return [
     f"Classifies images of 32x32 pixels into {len(names)} classes: {listed}.",
     f"It is the network `{known['network']}`{types} of `cifar_flax`, written in JAX "
     f"and Flax: run {text.code(known['run'])}, seed {known['seed']}, epoch "
-    f"{known['epoch']} ({text.markdown(known['checkpoint'])}).",
+    f"{known['epoch']} of {known['num_epochs']} "
+    f"({text.markdown(known['checkpoint'])}).",
     f"- Input: {IMAGES['dtype']} [{shape}] in [0, 1]: {IMAGES['preparation']}. "
     f"{IMAGES['layout']}.\n"
     f"- Output: logits, float32 [n, {len(names)}]; their softmax is the probability of "

@@ -166,6 +166,7 @@ def test_the_card_states_costs_accuracy_recipe_and_warnings(run):
   assert f"per image | {256 * 216 + 64 * (72 + 96 + 48):,} |" in card
   # Stem 3, pooling of neighbours 2 apart 5, 3x3 with a jump of 4: 5 + 2 * 4.
   assert "receptive field of `head`, with padding | 13x13 |" in card
+  assert f"seed 7, epoch {found['epoch']} of 3 (best of 3 epochs, chosen on" in card
   percent = f"{100 * found['accuracy']:.2f} %"
   assert f"{percent} of the 36 images of `test` of cifar10 (one run, n = 1)" in card
   assert "best of 3 epochs, chosen on test, so its accuracy on these" in card
@@ -200,6 +201,14 @@ def test_a_card_needs_no_export(run, capsys):
   assert export.main([f"--workdir={run}", f"--card={card}"]) == 0
   assert capsys.readouterr().out == f"{card}: model card\n"
   assert [file.name for file in sorted(run.parent.iterdir())] == ["CARD.md", run.name]
+
+
+def test_nothing_is_written_beside_a_device(run, capsys):
+  file = run.parent / "x.npz"
+  file.symlink_to("/dev/null")
+  assert export.main([f"--workdir={run}", f"--output={file}"]) == 0
+  assert capsys.readouterr().out.count("\n") == 1
+  assert not (run.parent / "x.npz.json").exists()
 
 
 def test_many_classes_are_not_all_listed(run):
