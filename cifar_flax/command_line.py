@@ -21,7 +21,17 @@ EVERY_RUN = "--config.KEY=VALUE sets a key in every run; train --help lists them
 
 
 # Flags and arguments that are paths, or several, separated by commas in `configs`.
-_PATHS = {"ablate", "config", "configs", "explain", "output", "plot", "runs", "workdir"}
+_PATHS = {
+  "ablate",
+  "card",
+  "config",
+  "configs",
+  "explain",
+  "output",
+  "plot",
+  "runs",
+  "workdir",
+}
 
 
 def _expanded(value: Any, name: str) -> Any:

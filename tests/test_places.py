@@ -30,6 +30,7 @@ URLS = ["gs://bucket/run", "s3://b/x", "https://host/x", "file:///x", "gs:/bucke
     "predict --workdir=x --explain={} x.png",
     "export --workdir={} --output=x",
     "export --workdir=x --output={}",
+    "export --workdir=x --card={}",
     "report {} --output=x",
     "report x --output={}",
     "sweep --config=configs/net6b.py --output={}",
@@ -87,11 +88,11 @@ def home(tmp_path, monkeypatch):
 
 def test_a_tilde_is_the_home_folder_in_every_flag(home):
   parser = command_line.Parser("x", None)
-  for name in ("ablate", "config", "explain", "output", "plot", "workdir"):
+  for name in ("ablate", "card", "config", "explain", "output", "plot", "workdir"):
     parser.add_argument(f"--{name}")
   parser.add_argument("--configs")
   parser.add_argument("runs", nargs="*")
-  for name in ("ablate", "config", "explain", "output", "plot", "workdir"):
+  for name in ("ablate", "card", "config", "explain", "output", "plot", "workdir"):
     flags = parser.parse_args([f"--{name}=~/x y"])
     assert getattr(flags, name) == f"{home}/x y"
   flags = parser.parse_args(["~/a", "b", "--configs=net6b,~/c.py"])

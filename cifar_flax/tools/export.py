@@ -1,27 +1,32 @@
 """Exports a trained network for programs that do not have this package.
 
-python -m cifar_flax export --workdir runs/net6b --format=stablehlo --output net6b.jax
+python -m cifar_flax export --workdir runs/net6b --output net6b.onnx --card README.md
 
 stablehlo: a function that maps images, float32 [n, 32, 32, 3] in [0, 1], to logits,
 float32 [n, classes], for any n, on CPU, GPU and TPU. Calling it needs only JAX and
 flatbuffers:
 `jax.export.deserialize(bytearray(open("net6b.jax", "rb").read())).call(images)`.
-onnx: the same function for ONNX Runtime and others; the export needs
-`pip install -e '.[onnx]' -c constraints/py311.txt` (the file of your Python).
+onnx: the same function for ONNX Runtime and others, computed in float32 whatever the
+run was trained in; the export needs `pip install -e '.[onnx]' -c constraints/py311.txt`
+(the file of your Python).
 npz: every parameter and statistic under its path, such as `params/stem/kernel`.
 Without --format, the suffix of the file decides: .jax or .stablehlo, .onnx, .npz.
+
+Every export says what it is: classes, images, network, run, commit, accuracy and data.
+ONNX has that in its metadata, the others in a JSON file beside them, `net6b.jax.json`.
+--card, with --output or without, writes the same for people, with costs, recipe and
+limits: a model card, Markdown that the Hugging Face Hub can read.
 """
 
 import argparse
-import dataclasses
-import io
+import json
+import os
 import pathlib
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cifar_flax import command_line
 from cifar_flax.errors import UserError
+from cifar_flax.text import shown
 from cifar_flax.tools import output
 
 if TYPE_CHECKING:
@@ -34,79 +39,9 @@ SUFFIXES = {
   ".onnx": "onnx",
   ".npz": "npz",
 }
-PLATFORMS = ("cpu", "cuda", "tpu")
-
-
-def _function(trained: "Trained") -> Callable:
-  """Returns a function from images to logits that uses only standard XLA operations.
-
-  Pooling is the exception: it is our own `max_pool`, because ONNX Runtime does not
-  support what jax2onnx makes of XLA's pooling.
-  """
-  import jax.numpy as jnp
-
-  from cifar_flax import models
-  from cifar_flax.ops.pooling import max_pool
-
-  model = dataclasses.replace(trained.config.model, ops="lax")
-  network = models.create(model, len(trained.class_names)).clone(max_pool=max_pool)
-
-  def logits(images):
-    return network.apply(trained.variables, images, train=False).astype(jnp.float32)
-
-  return logits
-
-
-def stablehlo(trained: "Trained") -> bytes:
-  """Returns the network and its weights as a serialized `jax.export` function."""
-  import jax
-  import jax.export
-  import jax.numpy as jnp
-
-  from cifar_flax.data.records import IMAGE_SHAPE
-
-  number = jax.export.symbolic_shape("n")
-  images = jax.ShapeDtypeStruct((*number, *IMAGE_SHAPE), jnp.float32)
-  function = jax.jit(_function(trained))
-  exported = jax.export.export(function, platforms=PLATFORMS)(images)
-  return bytes(exported.serialize())
-
-
-def onnx(trained: "Trained") -> bytes:
-  """Returns the network as an ONNX model with input `images` and output `logits`.
-
-  Raises:
-    UserError: jax2onnx is not installed.
-  """
-  try:
-    import jax2onnx
-  except ImportError:
-    version = "{}{}".format(*sys.version_info)
-    raise UserError(
-      "--format=onnx: needs jax2onnx: pip install -e '.[onnx]'"
-      f" -c constraints/py{version}.txt"
-    ) from None
-  from cifar_flax.data.records import IMAGE_SHAPE
-
-  model = jax2onnx.to_onnx(
-    _function(trained),
-    inputs=[("n", *IMAGE_SHAPE)],
-    input_names=["images"],
-    output_names=["logits"],
-    model_name=trained.config.model.name,
-  )
-  return model.SerializeToString()
-
-
-def npz(trained: "Trained") -> bytes:
-  """Returns a NumPy archive of every parameter and statistic under its path."""
-  import numpy as np
-  from flax.traverse_util import flatten_dict
-
-  arrays = flatten_dict(trained.variables, sep="/")
-  file = io.BytesIO()
-  np.savez(file, allow_pickle=False, **arrays)
-  return file.getvalue()
+# The operator sets in which jax2onnx writes every network, as the tests find. The first
+# is the default, because most programs can load it.
+OPSETS = range(18, 29)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -117,13 +52,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     "--format", help=f"{', '.join(FORMATS)} (default: as the suffix of --output says)"
   )
   parser.add_argument("--output", metavar="FILE", help="file to write")
+  parser.add_argument(
+    "--opset",
+    type=int,
+    help=f"ONNX's operator set, {OPSETS[0]} to {OPSETS[-1]} (default: {OPSETS[0]})",
+  )
+  parser.add_argument("--card", metavar="FILE.md", help="also write a model card")
   flags = parser.parse_args(argv)
   if flags.format is not None:
     command_line.check_choice(flags, "format", FORMATS)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
-  if flags.output is None:
+  if flags.card is not None and not flags.card.lower().endswith(".md"):
+    raise UserError(
+      f"--card={flags.card!r}: a card is Markdown; its name must end in .md"
+    )
+  if flags.output is not None:
+    flags.format = _format(flags.format, flags.output)
+  elif flags.card is None or flags.format or flags.opset is not None:
     raise UserError("--output=FILE is missing; for example --output=net6b.jax")
-  flags.format = _format(flags.format, flags.output)
+  if flags.opset is None:
+    flags.opset = OPSETS[0]
+  elif flags.format != "onnx":
+    raise UserError(f"--opset={flags.opset}: only --format=onnx has operator sets")
+  if flags.opset not in OPSETS:
+    raise UserError(f"--opset={flags.opset}: must be {OPSETS[0]} to {OPSETS[-1]}")
   return flags
 
 
@@ -144,21 +96,56 @@ def _format(chosen: str | None, path: str) -> str:
   return chosen or named or "stablehlo"
 
 
+def _sidecar(flags: argparse.Namespace) -> str | None:
+  """Returns the path of the JSON file beside the output, if there is one.
+
+  ONNX holds its metadata itself, and nothing is beside a pipe or a device.
+  """
+  special = os.path.exists(flags.output) and not os.path.isfile(flags.output)
+  return None if flags.format == "onnx" or special else f"{flags.output}.json"
+
+
+def _export(trained: "Trained", flags: argparse.Namespace, facts: dict) -> None:
+  """Writes `--output` and the JSON file beside it; prints a line for each."""
+  from cifar_flax.tools import formats  # imports JAX
+
+  dtype, sidecar = trained.config.model.dtype, _sidecar(flags)
+  computed_in = "float32" if flags.format == "onnx" else dtype
+  metadata = {"format": flags.format, "computed_in": computed_in, **facts}
+  if flags.format == "onnx":
+    data = formats.onnx(trained, flags.opset, metadata)
+  else:
+    data = {"stablehlo": formats.stablehlo, "npz": formats.npz}[flags.format](trained)
+  output.write(flags.output, data)
+  size = f"{len(data):,} bytes, {flags.format}, {trained.config.model.name}"
+  print(f"{shown(flags.output)}: {size}, epoch {trained.epoch}, {trained.choice}")
+  if sidecar:
+    output.write(sidecar, (json.dumps(metadata, indent=2) + "\n").encode())
+    print(f"{shown(sidecar)}: what it is")
+
+
 def run(argv: list[str]) -> None:
-  """Exports the network to `--output` and prints the size of the file."""
+  """Writes `--output`, what goes beside it, and `--card`; prints a line for each."""
   flags = _parse(argv)
   workdir = command_line.require_run(flags.workdir)
-  output.check(flags.output)
-  from cifar_flax.text import shown
-  from cifar_flax.tools.trained import Trained  # imports JAX
+  if flags.output is not None:
+    output.check(flags.output)
+    if sidecar := _sidecar(flags):
+      output.check(sidecar)
+  if flags.card is not None:
+    output.check(flags.card)
+  from cifar_flax.tools import description  # imports JAX
+  from cifar_flax.tools.trained import Trained
 
   trained = Trained(workdir, flags.checkpoint)
-  data = {"stablehlo": stablehlo, "onnx": onnx, "npz": npz}[flags.format](trained)
-  output.write(flags.output, data)
-  facts = f"{len(data):,} bytes, {flags.format}, {trained.config.model.name}"
-  print(f"{shown(flags.output)}: {facts}, epoch {trained.epoch}, {trained.choice}")
+  facts = description.facts(trained, workdir)
+  if flags.output is not None:
+    _export(trained, flags, facts)
+  if flags.card is not None:
+    output.write(flags.card, description.card(trained, facts).encode())
+    print(f"{shown(flags.card)}: model card")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if the file cannot be written, 2 for wrong input."""
+  """Runs the command; returns 0, 1 if a file cannot be written, 2 for wrong input."""
   return command_line.answer(run, argv)

@@ -29,6 +29,10 @@ class Trained:
     class_names: the name of each label, in order.
     epoch: number of finished epochs.
     history: a row for each of them, as in `metrics.jsonl`.
+    fingerprint: of the data that it was trained on.
+    accuracy: on the run's evaluation split, as the run measured it with these weights;
+      None if it did not.
+    parts: `provenance.current` of each process that trained a part of the run.
     choice: how its checkpoint was chosen, as `evaluation.choice` returns it.
     network: the module; apply it to images in [0, 1] with `train=False`.
     variables: its variables; their moving averages if the run keeps them.
@@ -51,8 +55,14 @@ class Trained:
     self.class_names = tuple(run["class_names"])
     self.history: list[dict[str, Any]] = record.history
     self.epoch = len(self.history)
+    self.fingerprint: str = run["fingerprint"]
+    self.parts = record.parts
     try:
       state = content["state"]
+      last = self.history[-1] if self.history else {"step": 0, "eval_accuracy": None}
+      # A checkpoint within an epoch has later weights than those that were evaluated.
+      measured = last["step"] == state["step"]
+      self.accuracy: float | None = last["eval_accuracy"] if measured else None
       variables = {name: state[name] for name in ("params", "batch_stats")}
       variables = state["ema"] or variables
     except (KeyError, TypeError) as error:

@@ -1,19 +1,29 @@
-"""Exported networks compute the same logits in a process without this package."""
+"""Exported networks compute the same logits in a process without this package.
 
+`test_description.py` has what they say of themselves.
+"""
+
+import json
 import subprocess
 import sys
+import types
 
+import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 from cifar_flax import config as config_lib
-from cifar_flax import train
+from cifar_flax import models, registry, train
 from cifar_flax.data import datasets
-from cifar_flax.tools import export
+from cifar_flax.run import checkpoints
+from cifar_flax.tools import export, formats
 from cifar_flax.tools.trained import Trained
 
 IMAGES = np.random.default_rng(0).random((5, 32, 32, 3), np.float32)
+# The largest difference from the logits of the run's own arithmetic, relative to the
+# largest logit: float32 rounds to 24 bits, bfloat16 to 8 in each of 20 layers.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +48,32 @@ def wanted(run):
   return np.asarray(trained.network.apply(trained.variables, IMAGES, train=False))
 
 
-def written(run, tmp_path, capsys, kind):
+def of_dtype(run, folder, dtype):
+  """Returns a copy of a run as one that was trained in `dtype` would look."""
+  content = checkpoints.read(run / "checkpoints" / "best.ckpt")
+  about = json.loads(content["run"])
+  about["config"]["model"]["dtype"] = dtype
+  content["run"] = json.dumps(about)
+  if dtype == "float64":
+    for name in ("params", "batch_stats"):
+      content["state"][name] = jax.tree.map(np.float64, content["state"][name])
+  checkpoints.save_best(folder / "checkpoints", checkpoints.encode(content))
+  (folder / "config.json").write_bytes((run / "config.json").read_bytes())
+  return folder
+
+
+def written(run, tmp_path, capsys, kind, *flags):
   """Exports to a file whose suffix says the format, without --format."""
   path = tmp_path / f"network.{kind}"
-  code = export.main([f"--workdir={run}", f"--output={path}"])
+  code = export.main([f"--workdir={run}", f"--output={path}", *flags])
   out, error = capsys.readouterr()
   assert (code, error) == (0, "") and out.startswith(f"{path}: ")
   return path
 
 
-def close(logits, wanted):
+def close(logits, wanted, tolerance=1e-5):
   assert logits.shape == wanted.shape == (5, 4)
-  assert np.abs(logits - wanted).max() <= 1e-5 * np.abs(wanted).max()
+  assert np.abs(logits - wanted).max() <= tolerance * np.abs(wanted).max()
   assert np.abs(wanted[0] - wanted[1]).max() > 1e-3 * np.abs(wanted).max()
 
 
@@ -65,22 +89,86 @@ assert not {"cifar_flax", "flax", "optax"} & set(sys.modules)
 """
 
 
-def test_stablehlo_runs_without_this_package(run, wanted, tmp_path, capsys):
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_stablehlo_runs_without_this_package(run, dtype, tmp_path, capsys):
+  run = of_dtype(run, tmp_path, dtype)
+  wanted = Trained(run).logits(IMAGES)
   path = written(run, tmp_path, capsys, "stablehlo")
   np.save(tmp_path / "images.npy", IMAGES)
   subprocess.run([sys.executable, "-c", PROGRAM, str(path)], cwd=tmp_path, check=True)
   with np.load(tmp_path / "logits.npz") as results:
-    close(results["arr_0"], wanted)
+    close(results["arr_0"], wanted, TOLERANCES[dtype])
     assert results["arr_1"].shape == (4, 4)
 
 
-def test_onnx_runs_in_onnx_runtime(run, wanted, tmp_path, capsys):
+# ONNX Runtime writes its warnings to descriptor 2 itself.
+RUNTIME = """
+import sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+images = np.load("images.npy")
+results = [session.run(["logits"], {"images": images[i:]})[0] for i in range(2)]
+np.savez("logits.npz", *results)
+"""
+
+
+def in_onnx_runtime(path):
+  """Returns the logits of all images and of all but one; nothing may be printed."""
+  np.save(path.parent / "images.npy", IMAGES)
+  command = [sys.executable, "-c", RUNTIME, path.name]
+  done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True)
+  assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+  with np.load(path.parent / "logits.npz") as results:
+    return results["arr_0"], results["arr_1"]
+
+
+@pytest.mark.parametrize(
+  ("dtype", "opset"), [("float32", None), ("bfloat16", 28), ("float64", 23)]
+)
+def test_onnx_runs_in_onnx_runtime_without_a_word(
+  run, wanted, dtype, opset, tmp_path, capsys, caplog
+):
   pytest.importorskip("jax2onnx")
-  runtime = pytest.importorskip("onnxruntime")
-  path = written(run, tmp_path, capsys, "onnx")
-  session = runtime.InferenceSession(str(path))
-  close(session.run(["logits"], {"images": IMAGES})[0], wanted)
-  assert session.run(["logits"], {"images": IMAGES[:2]})[0].shape == (2, 4)
+  pytest.importorskip("onnxruntime")
+  onnx = pytest.importorskip("onnx")
+  flags = [f"--opset={opset}"] if opset else []
+  run = of_dtype(run, tmp_path, dtype)
+  path = written(run, tmp_path, capsys, "onnx", *flags)
+  assert not caplog.records
+  logits, fewer = in_onnx_runtime(path)
+  close(logits, wanted)  # computed in float32
+  close(logits, Trained(run).logits(IMAGES), TOLERANCES[dtype])
+  assert fewer.shape == (4, 4)
+  [operators] = onnx.load(path).opset_import
+  assert operators.version == (opset or 18)
+
+
+NETWORKS = [("uniform", name) for name in registry.CONVOLUTIONS]
+NETWORKS += [(name, "plain") for name in registry.NETWORKS if name != "uniform"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("opset", export.OPSETS)
+@pytest.mark.parametrize(("name", "convolution"), NETWORKS)
+def test_every_network_in_every_operator_set(name, convolution, opset, tmp_path):
+  pytest.importorskip("jax2onnx")
+  pytest.importorskip("onnxruntime")
+  config = config_lib.Config()
+  config.model.name, config.model.convolution = name, convolution
+  network = models.create(config.model, 4)
+  variables = network.init(jax.random.key(0), IMAGES, train=False)
+  rng = np.random.default_rng(2)
+  moved = lambda x: x + 0.1 * rng.random(x.shape, np.float32)  # noqa: E731
+  variables = jax.tree.map(moved, variables)
+  trained = types.SimpleNamespace(
+    config=config, class_names="abcd", variables=variables
+  )
+  path = tmp_path / "network.onnx"
+  with jax.numpy_rank_promotion("allow"):  # jax2onnx adds a bias so
+    path.write_bytes(formats.onnx(trained, opset, {}))
+  wanted = np.asarray(network.apply(variables, IMAGES, train=False))
+  close(in_onnx_runtime(path)[0], wanted)
 
 
 def test_onnx_without_jax2onnx_names_the_package(run, tmp_path, capsys, monkeypatch):
@@ -89,7 +177,9 @@ def test_onnx_without_jax2onnx_names_the_package(run, tmp_path, capsys, monkeypa
   assert code == 2 and "pip install -e '.[onnx]'" in capsys.readouterr().err
 
 
-def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_npz_contains_every_array_under_its_path(run, dtype, tmp_path, capsys):
+  run = of_dtype(run, tmp_path, dtype)
   path = written(run, tmp_path, capsys, "npz")
   trained = Trained(run)
   every = flatten_dict(trained.variables, sep="/")
@@ -98,6 +188,7 @@ def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
     assert arrays["params/stem/kernel"].shape == (3, 3, 3, 32)
     assert "batch_stats/stem_norm/mean" in arrays
     for name, array in every.items():
+      assert arrays[name].dtype == ("float64" if dtype == "float64" else "float32")
       np.testing.assert_array_equal(arrays[name], array)
   # The published network, with 4 instead of 10 classes in the last three layers.
   total = 151_404 - 6 * 128 - 6 * 4 - (10 * 49 * 10 - 4 * 49 * 4)
@@ -115,6 +206,13 @@ def test_npz_contains_every_array_under_its_path(run, tmp_path, capsys):
     (["--workdir={run}", "--output=x.npz", "--format=stablehlo"], 2, "not stablehlo"),
     (["--workdir={run}", "--output=x.jax", "--format=onnx"], 2, "not onnx"),
     (["--workdir={run}", "--output=x.tflite"], 2, ".tflite is no format of an export"),
+    (["--output=x.onnx", "--opset=17"], 2, "--opset=17: must be 18 to 28"),
+    (["--output=x.onnx", "--opset=29"], 2, "--opset=29: must be 18 to 28"),
+    (["--output=x.onnx", "--opset=a"], 2, "invalid int value: 'a'"),
+    (["--output=x.npz", "--opset=18"], 2, "only --format=onnx has operator sets"),
+    (["--card=x.txt"], 2, "must end in .md"),
+    (["--card=x.md", "--format=onnx"], 2, "--output=FILE is missing"),
+    (["--workdir={run}", "--card=/nowhere/x.md"], 1, "/nowhere/x.md: No such file"),
     (["--workdir={run}", "--output=/nowhere/x"], 1, "/nowhere/x: No such file"),
   ],
 )
