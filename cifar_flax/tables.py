@@ -1,6 +1,7 @@
 """Formats tables as text or Markdown, and means with their standard deviations."""
 
 import dataclasses
+import html as html_lib
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -9,9 +10,9 @@ from cifar_flax import text as text_lib
 from cifar_flax.text import shown
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Table:
-  """A table of text cells.
+  """A table of text cells; a notebook shows it as HTML.
 
   Attributes:
     title: one line above the table.
@@ -29,6 +30,20 @@ class Table:
     """Adds notes, prefixed with the name of a row if given; skips duplicates."""
     lines = [f"{row}: {note}" if row else note for note in notes]
     self.notes.extend(line for line in lines if line not in self.notes)
+
+  def select(self, *columns: str) -> "Table":
+    """Returns the table with these columns only."""
+    places = [self.columns.index(column) for column in columns]
+    rows = [[row[place] for place in places] for row in self.rows]
+    return Table(self.title, columns, rows, self.notes)
+
+  def __repr__(self) -> str:
+    return self.text()
+
+  def _repr_html_(self) -> str:
+    title, *notes = (html_lib.escape(shown(t)) for t in (self.title, *self.notes))
+    small = f"<small>{'<br>'.join(notes)}</small>" if notes else ""
+    return f"<b>{title}</b>{html([self.columns, *self.rows])}{small}"
 
   def text(self) -> str:
     """Returns the table as text with aligned columns, for a terminal."""
@@ -64,6 +79,18 @@ def markdown_row(cells: Sequence[str]) -> str:
   """Returns a line of a Markdown table; a `|` in a cell is escaped if it is not yet."""
   joined = " | ".join(re.sub(r"(?<!\\)\|", r"\\|", shown(cell)) for cell in cells)
   return f"| {joined} |"
+
+
+def html(rows: Sequence[Sequence[str]]) -> str:
+  """Returns an HTML table that shows cells of text as they are; the first row heads."""
+
+  def line(cells: Sequence[str], tag: str) -> str:
+    inner = (f"<{tag}>{html_lib.escape(shown(cell))}</{tag}>" for cell in cells)
+    return f"<tr>{''.join(inner)}</tr>"
+
+  head, *body = rows
+  lines = [line(head, "th"), *(line(cells, "td") for cells in body)]
+  return "<table>{}</table>".format("\n".join(lines))
 
 
 def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:

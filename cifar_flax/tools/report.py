@@ -308,7 +308,7 @@ def page(parts: Sequence[Any]) -> str:
       label = html.escape(name.removesuffix(".png"))
       body.append(f'<img alt="{label}" src="data:image/png;base64,{data}">')
     elif isinstance(part, list):
-      body.append(_table(part))
+      body.append(tables.html(part))
     else:
       level = _level(part)
       tag = f"h{level}" if level else "p"
@@ -324,14 +324,6 @@ def page(parts: Sequence[Any]) -> str:
 def _level(part: str) -> int:
   """Returns the level of a heading, 1 or 2; 0 for a paragraph."""
   return 1 if part.startswith("# ") else 2 if part.startswith("## ") else 0
-
-
-def _table(rows: list[list[str]]) -> str:
-  def line(cells: list[str], tag: str) -> str:
-    return "".join(f"<{tag}>{html.escape(shown(cell))}</{tag}>" for cell in cells)
-
-  body = "\n".join(f"<tr>{line(cells, 'td')}</tr>" for cells in rows[1:])
-  return f"<table><tr>{line(rows[0], 'th')}</tr>\n{body}</table>"
 
 
 def write(

@@ -18,6 +18,7 @@ from cifar_flax import command_line, registry
 from cifar_flax import config as config_lib
 
 if TYPE_CHECKING:
+  from cifar_flax.tables import Table
   from cifar_flax.tools.structure import Layer
 
 FORMATS = ("table", "markdown", "json")
@@ -46,18 +47,18 @@ def totals(layers: list["Layer"]) -> dict[str, int]:
   return {name: sum(getattr(layer, name) for layer in layers) for name in SUMS}
 
 
-def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
-  """Returns the table as aligned text or, with `markdown`, as Markdown."""
+def table(layers: list["Layer"], title: str) -> "Table":
+  """Returns a line for each layer and one for the sums."""
   from cifar_flax.tables import Table
 
-  table = Table(title, COLUMNS, [_cells(layer) for layer in layers])
+  found = Table(title, COLUMNS, [_cells(layer) for layer in layers])
   bound = "at least " if any(layer.unknown for layer in layers) else ""
   sums = [
     bound + f"{value:,}" if name in ("multiply_adds", "elementwise") else f"{value:,}"
     for name, value in totals(layers).items()
   ]
-  table.rows.append(["total", *[""] * 6, *sums, "", ""])
-  table.note(
+  found.rows.append(["total", *[""] * 6, *sums, "", ""])
+  found.note(
     "parameters: BatchNorm's moving averages included, as Keras counts",
     "multiply-adds: products that are summed, for one image, including those on "
     "padding; elementwise: other results of arithmetic, such as scaling and gating",
@@ -65,10 +66,10 @@ def text(layers: list["Layer"], title: str, markdown: bool = False) -> str:
   for layer in layers:
     if layer.unknown:
       operations = ", ".join(layer.unknown)
-      table.note(f"the arithmetic of {operations} is not counted", row=layer.name)
+      found.note(f"the arithmetic of {operations} is not counted", row=layer.name)
     if not layer.receptive_field.exact:
-      table.note("its receptive field may be smaller", row=layer.name)
-  return table.markdown() if markdown else table.text()
+      found.note("its receptive field may be smaller", row=layer.name)
+  return found
 
 
 def _cells(layer: "Layer") -> list[str]:
@@ -167,7 +168,8 @@ def run(argv: list[str]) -> None:
     print(to_json(layers, config))
   else:
     title = f"{config.model.name}, 32x32x3 image to {num_classes} classes"
-    print(text(layers, title, markdown=flags.format == "markdown"))
+    found = table(layers, title)
+    print(found.markdown() if flags.format == "markdown" else found.text())
   if flags.measure:
     print(measured_line(config, num_classes), file=sys.stderr)
   if flags.plot:

@@ -270,7 +270,7 @@ def test_a_type_with_kernels_of_its_own_is_counted(kind, toy_types):
 
 def test_what_cannot_be_counted_is_a_lower_bound(toy_types):
   layers = structure.layers(load("conv_study", convolution="spectral"))
-  text = summary.text(layers, "spectral")
+  text = summary.table(layers, "spectral").text()
   assert "block1_conv1: the arithmetic of fft is not counted" in text
   assert "block1_conv1: its receptive field may be smaller" in text
   row = next(line for line in text.splitlines() if line.startswith("block1_conv1 "))
