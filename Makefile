@@ -11,8 +11,8 @@ comma := ,
 EXTRAS = dev$(addprefix $(comma),$(filter-out cpu,$(ACCELERATOR)))
 INSTALLED = $(VENV)/installed-$(ACCELERATOR)
 
-.PHONY: quickstart train reproduce study bench stress tpu-compile test test-full lint format \
-  clean
+.PHONY: quickstart train reproduce study bench stress tpu-compile notebooks test test-full lint \
+  format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train
@@ -45,6 +45,9 @@ tpu-compile:
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/tpu-compiler-installed
 	.venv-tpu/bin/python -m benchmarks.tpu_compile \
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TOPOLOGIES),--topologies=$(TOPOLOGIES))
+
+notebooks: $(INSTALLED)
+	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n 2 -m "not full" $(ARGS)
