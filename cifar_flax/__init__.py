@@ -10,10 +10,10 @@ print(cf.costs("configs/net6b.py"))
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from cifar_flax.api import Costs, costs, fit, load, runs
+  from cifar_flax.api import Costs, costs, fit, load, register, runs
   from cifar_flax.config import Config
 
-__all__ = ["Config", "Costs", "costs", "fit", "load", "runs"]
+__all__ = ["Config", "Costs", "costs", "fit", "load", "register", "runs"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ Importing it is fast: JAX is imported when a function is called.
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
@@ -43,29 +44,31 @@ def load(run: Path, checkpoint: str = "best") -> "Trained":
   return Trained(path, checkpoint)
 
 
-def fit(config: Config | Path, workdir: Path) -> "Trained":
+def fit(config: Config | Path, workdir: Path, quiet: bool = False) -> "Trained":
   """Trains a config, or resumes its run, and returns the network after the last epoch.
 
   Args:
     config: a `Config`, or the path of a config file.
     workdir: the run directory; made if absent.
+    quiet: prints no progress; the run's files are written all the same.
 
   Raises:
     UserError: data, config and run directory do not fit together.
     Diverged: the run diverged; its checkpoints hold finite numbers only.
   """
   from cifar_flax import train
-  from cifar_flax.run import accelerators
+  from cifar_flax.run import accelerators, observers
 
   path = pathlib.Path(places.expanded(os.fspath(workdir), "workdir"))
+  watchers = observers.create_files() if quiet else None
   accelerators.check()
-  train.train_and_evaluate(_config(config), path)
+  train.train_and_evaluate(_config(config), path, watchers)
   return load(path, "last")
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """What a network costs for one image; printing it shows a table.
+  """What a network costs for one image; print and notebooks show it as a table.
 
   Attributes:
     name: of the network.
@@ -90,6 +93,11 @@ class Costs:
     from cifar_flax.tools import summary
 
     return summary.table(self.layers, self.name).text()
+
+  def _repr_html_(self) -> str:
+    from cifar_flax.tools import summary
+
+    return summary.table(self.layers, self.name).html()
 
 
 def costs(config: Config | Path, num_classes: int | None = None) -> Costs:
@@ -144,6 +152,43 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     epochs = files.read_json_lines(metrics) if metrics.exists() else []
     rows += [{**first, **row} for row in epochs]
   return rows
+
+
+def register(name: str) -> Callable[[type], type]:
+  """Makes a class decorator that registers a type of convolution or a network.
+
+  @cf.register("shuffled")
+  class Shuffled(Convolution): ...
+
+  From then on, `config.model.convolution`, or `config.model.name` for a network, can be
+  this name in this process. Registering a name again replaces its class. Commands know
+  only the names in `registry.py`.
+
+  Raises:
+    UserError: the name is one of this project's own, or the class is neither a
+      `Convolution` nor a `Network`.
+  """
+
+  def decorate(cls: type) -> type:
+    from cifar_flax import convolutions, steps
+    from cifar_flax.models import network
+
+    for base, names in (
+      (convolutions.Convolution, registry.CONVOLUTIONS),
+      (network.Network, registry.NETWORKS),
+    ):
+      if not issubclass(cls, base):
+        continue
+      if isinstance(names.get(name), str):
+        raise UserError(f"register({name!r}): the project has this name; take another")
+      names[name] = cls
+      steps.program_of.cache_clear()  # a program may contain the class before
+      return cls
+    raise UserError(
+      f"register({name!r}): {cls.__name__} must be a subclass of Convolution or Network"
+    )
+
+  return decorate
 
 
 def _config(config: Config | Path) -> Config:

@@ -2,13 +2,14 @@
 
 The values say where each lives, as `module:attribute`, and are looked up when they are
 needed, so that a config is checked against the names without importing JAX or TFDS.
+Classes that `cifar_flax.register` adds are values themselves.
 """
 
 import importlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, str | type] = {
   "plain": "cifar_flax.convolutions:Plain",
   "spatially_separable": "cifar_flax.convolutions:SpatiallySeparable",
   "depthwise_separable": "cifar_flax.convolutions:DepthwiseSeparable",
@@ -17,7 +18,7 @@ CONVOLUTIONS = {
   "dilated_branches": "cifar_flax.convolutions:DilatedBranches",
 }
 
-NETWORKS = {
+NETWORKS: dict[str, str | type] = {
   "net6a_dense": "cifar_flax.models.net6a_dense:Net6ADense",
   "net6a_wide": "cifar_flax.models.net6a_wide:Net6AWide",
   "net6a": "cifar_flax.models.net6a:Net6A",
@@ -57,7 +58,9 @@ DATASETS = {
 FOLDER = "folder:"  # before a path: pictures, in a folder for each class
 
 
-def lookup(entry: str) -> Any:
-  """Returns the object that a `module:attribute` names."""
+def lookup(entry: str | type) -> Any:
+  """Returns the object that a `module:attribute` names, or a class as it is."""
+  if not isinstance(entry, str):
+    return entry
   module, _, attribute = entry.partition(":")
   return getattr(importlib.import_module(module), attribute)

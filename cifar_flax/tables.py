@@ -53,9 +53,9 @@ def cell_text(cell: Cell) -> str:
   return "-" if cell is None else shown(str(cell))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Table:
-  """A table, which is written in many formats.
+  """A table, which is written in many formats; a notebook shows it as HTML.
 
   Attributes:
     title: one line above the table.
@@ -152,6 +152,11 @@ class Table:
       f"<tbody>{chr(10).join(body)}</tbody></table></div>"
       + (f"\n<ul>{notes}</ul>" if notes else "")
     )
+
+  def __repr__(self) -> str:
+    return self.text()
+
+  _repr_html_ = html
 
   def _textual(self) -> set[int]:
     """Returns the columns that are aligned to the left: those with words in them."""

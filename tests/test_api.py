@@ -1,6 +1,7 @@
 """The public API: loading, training, costs and histories from Python."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,12 +9,15 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import Tiny
 
 import cifar_flax as cf
-from cifar_flax import api
+from cifar_flax import api, registry, steps
+from cifar_flax.convolutions import Grouped
 from cifar_flax.data import arrays
 from cifar_flax.data.sources import shapes10
 from cifar_flax.errors import UserError
+from cifar_flax.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_importing_the_package_imports_nothing_heavy():
   assert done.stdout == "set()\n", done.stderr
   with pytest.raises(AttributeError, match="no attribute 'laod'"):
     _ = cf.laod
-  assert {"load", "fit", "costs", "runs", "Config"} <= set(dir(cf))
+  assert {"load", "fit", "costs", "runs", "register", "Config"} <= set(dir(cf))
 
 
 def test_bytes_and_floats_in_one_convention_give_one_answer(network):
@@ -145,6 +149,17 @@ def test_a_finished_run_is_not_trained_again(folder, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, before, again.params)
 
 
+def test_a_quiet_run_prints_nothing_and_writes_its_files(folder, tmp_path, capfd):
+  quiet = cf.fit(make_config(folder), tmp_path / "quiet", quiet=True)
+  assert capfd.readouterr() == ("", "")
+  loud = cf.fit(make_config(folder), tmp_path / "loud")
+  assert "epoch 2/2" in capfd.readouterr().err
+  jax.tree.map(np.testing.assert_array_equal, quiet.params, loud.params)
+  names = [{file.name for file in run.iterdir()} for run in sorted(tmp_path.iterdir())]
+  events = [{n for n in each if n.startswith("events.")} for each in names]
+  assert all(events) and names[0] - events[0] == names[1] - events[1]
+
+
 def test_runs_are_tidy_rows_without_data_or_checkpoints(folder, tmp_path):
   rows = cf.runs(str(folder / "runs"))
   assert [(row["run"], row["seed"], row["epoch"]) for row in rows] == [
@@ -180,6 +195,63 @@ def test_costs_are_those_of_the_published_networks():
     cf.costs("configs/cifar100.py").parameters
     != cf.costs("configs/cifar100.py", num_classes=10).parameters
   )
+
+
+def test_a_notebook_shows_costs_in_the_columns_that_fit_a_page():
+  shown = cf.costs("configs/net6b.py")._repr_html_()
+  heads = re.search("<thead>(.*?)</thead>", shown)[1]
+  heads = re.findall(">([^<>]+)<", heads)
+  wanted = ["layer", "output", "window", "parameters", "multiply-adds", "field"]
+  assert heads == wanted
+  assert "151,404" in shown and "44,252,196" in shown
+  assert "moving averages included" in shown
+
+
+def test_a_notebook_shows_a_table_as_it_is():
+  table = Table("a < b", ["<i>"], [["&amp;"]], ["<b>"])
+  shown = table._repr_html_()
+  for what in (">a &lt; b<", ">&lt;i&gt;<", ">&amp;amp;<", ">&lt;b&gt;<"):
+    assert what in shown
+  assert repr(table) == table.text()
+
+
+def test_a_type_of_ones_own_has_a_name_and_may_be_defined_again(folder, monkeypatch):
+  monkeypatch.setitem(registry.CONVOLUTIONS, "mine", Grouped)  # undone at the end
+  config = make_config(folder)
+  config.model.convolution = "mine"
+  # Beside the four slots: 3*3*3*4 = 108, 16*10 + 10 = 170, BatchNorm 4 * 52 = 208.
+  for parts, parameters in ((2, 486 + 4320 // 2), (4, 486 + 4320 // 4)):
+
+    @cf.register("mine")
+    class Mine(Grouped):
+      groups: int = parts
+
+    assert cf.costs(config).parameters == parameters
+    program = steps.shared_program(config, jax.devices()[:1], 10, 8)
+    assert program.network.convolution is Mine
+
+
+def test_a_network_of_ones_own_has_a_name(folder, monkeypatch):
+  monkeypatch.setitem(registry.NETWORKS, "mine", Grouped)  # undone at the end
+  assert cf.register("mine")(Tiny) is Tiny
+  config = make_config(folder)
+  config.model.name = "mine"
+  assert "stem_norm" in [layer.name for layer in cf.costs(config).layers]
+
+
+@pytest.mark.parametrize(
+  ("name", "cls", "message"),
+  [
+    ("plain", Grouped, "'plain'.: the project has this name"),
+    ("net6b", Tiny, "'net6b'.: the project has this name"),
+    ("mine", dict, "'mine'.: dict must be a subclass of Convolution or Network"),
+  ],
+)
+def test_what_cannot_be_registered_is_refused(name, cls, message):
+  before = registry.CONVOLUTIONS | registry.NETWORKS
+  with pytest.raises(UserError, match=message):
+    cf.register(name)(cls)
+  assert before == registry.CONVOLUTIONS | registry.NETWORKS
 
 
 def test_a_name_is_looked_up_in_the_results_of_the_repository(folder, monkeypatch):

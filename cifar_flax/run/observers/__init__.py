@@ -14,7 +14,7 @@ from cifar_flax.run.observers.files import (
 )
 from cifar_flax.run.observers.terminal import FirstStep, PlainLines, ProgressBar
 
-__all__ = ["ObserverGroup", "Observer", "Progress", "Run", "create"]
+__all__ = ["ObserverGroup", "Observer", "Progress", "Run", "create", "create_files"]
 
 
 def create(
@@ -30,6 +30,10 @@ def create(
   """
   text: Any = streams.lasting(sys.stderr if stream is None else stream)
   lines = ProgressBar if text.isatty() else PlainLines
-  files = [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
   start = [] if start_time is None else [FirstStep(text, start_time)]
-  return [*files, *start, lines(text)]
+  return [*create_files(), *start, lines(text)]
+
+
+def create_files() -> list[Observer]:
+  """Creates the observers that write the files of a run directory."""
+  return [ConfigFile(), MetricsFile(), TensorBoard(), Curves(), SummaryFile()]
