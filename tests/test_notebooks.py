@@ -151,6 +151,8 @@ def write_run(workdir, name, accuracies, data):
     for epoch, accuracy in enumerate(accuracies, 1)
   ]
   facts = {"parameters": 1, "num_epochs": len(rows), "device": "a", "data": data}
+  facts |= {"final_eval_accuracy": accuracies[-1], "max_train_accuracy": 0.5}
+  facts |= {"seconds": 1.0, "versions": {}}
   workdir.mkdir(parents=True)
   (workdir / "config.json").write_text(json.dumps(config_lib.to_dict(config)))
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -167,7 +169,7 @@ def solid_lines(variables):
 
 
 def test_the_tour_draws_our_runs_over_the_published_ones(tmp_path, monkeypatch, capsys):
-  every = {"name": "cifar10", "fingerprint": "", "train_split": "train"}
+  every = {"name": "cifar10", "version": "1", "fingerprint": "", "train_split": "train"}
   every |= {"eval_split": "test", "train_examples": 50_000, "eval_examples": 10_000}
   few = every | {"train_split": "train[:10]", "train_examples": 10}
   results = tmp_path / "results"
