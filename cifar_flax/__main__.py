@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
   "preview": ("tools.preview", (), "draws the data as training sees them"),
   "predict": ("tools.predict", (), "classifies pictures with a trained network"),
   "export": ("tools.export", (), "writes a trained network for other programs"),
+  "publish": ("tools.publish", (), "keeps what a finished run is judged by"),
   "report": ("tools.report", (), "compares runs, as Markdown and as one HTML page"),
   "sweep": ("tools.sweep", (), "trains a config with many values and seeds"),
   "study": ("tools.study", (), "compares the types of convolution, like with like"),

@@ -96,6 +96,7 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
   Raises:
     UserError: no such checkpoint, or it belongs to another config or other data.
   """
+  which = checkpoints.chosen(workdir / "checkpoints", which)
   content = checkpoints.restore(workdir / "checkpoints", which)
   trainer = Trainer(config)
   trainer.restore(content, directory.EVALUATION_KEYS)

@@ -108,6 +108,11 @@ class Trainer:
       UserError: data, devices, config and run directory do not fit together.
     """
     check_divisible(config.batch_size, len(jax.devices()))
+    if checkpoints.has_weights_only(workdir / "checkpoints"):
+      raise UserError(
+        f"{workdir}: has the weights of a published run, but not what is needed to "
+        "train on; choose another --workdir"
+      )
     content = checkpoints.restore_newest(workdir / "checkpoints")
     metrics = workdir / "metrics.jsonl"
     if content is None and metrics.exists() and metrics.stat().st_size:

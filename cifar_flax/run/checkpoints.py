@@ -3,7 +3,8 @@
 A file is a header line with a SHA-256, followed by the msgpack bytes of
 `flax.serialization`: arrays, numbers and text, so that reading executes no code.
 `checkpoints/` holds the newest few `step_<updates>.ckpt`, and `best.ckpt`. Damaged ones
-are renamed to `*.damaged` when the next one is saved.
+are renamed to `*.damaged` when the next one is saved. A run that was published has
+`weights.ckpt` instead: its last state without what only training needs.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from cifar_flax.run.files import write_atomically
 
 MAGIC = b"cifar_flax checkpoint 1 sha256 "
 BEST = "best.ckpt"
+WEIGHTS = "weights.ckpt"
 MAX_DAMAGED = 3  # damaged files that are kept
 
 
@@ -159,12 +161,27 @@ def restore_newest(folder: pathlib.Path) -> dict[str, Any] | None:
   return None
 
 
+def has_weights_only(folder: pathlib.Path) -> bool:
+  """Returns whether the last weights of a published run are all there is."""
+  return (folder / WEIGHTS).is_file() and not saved(folder)
+
+
+def chosen(folder: pathlib.Path, which: str) -> str:
+  """Returns which checkpoint `which`, "best" or "last", gives: the last, if alone."""
+  return "last" if has_weights_only(folder) else which
+
+
 def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
   """Returns the content of the checkpoint `which`, "best" or "last".
 
   Raises:
     UserError: there is no such checkpoint, or it is damaged.
   """
+  if has_weights_only(folder):
+    try:
+      return read(folder / WEIGHTS)
+    except Damaged as error:
+      raise UserError(str(error)) from None
   if which == "last":
     content = restore_newest(folder)
     if content is None:

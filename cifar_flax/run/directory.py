@@ -160,7 +160,16 @@ def resume(
     )
   if len(record.history) < trained_config.num_epochs:
     record.interruptions += 1
-  return restored(state, content["state"]), record
+  return restored(state, _completed(state, content["state"])), record
+
+
+def _completed(template: Any, saved: Any) -> Any:
+  """Returns a saved state with what a published run lacks as it is in `template`."""
+  from flax import serialization
+
+  if not isinstance(saved, dict):
+    return saved
+  return serialization.to_state_dict(template) | saved
 
 
 def restored(template: Any, saved: Any) -> Any:

@@ -49,6 +49,7 @@ class Trained:
       raise UserError(f"checkpoint {which!r}: must be best or last")
     if not (workdir / "config.json").is_file():
       raise UserError(f"--workdir={str(workdir)!r}: no run here (no config.json)")
+    which = checkpoints.chosen(workdir / "checkpoints", which)
     content = checkpoints.restore(workdir / "checkpoints", which)
     accelerators.check()
     run, config, record = directory.run_of(content)
@@ -63,8 +64,9 @@ class Trained:
       # A checkpoint within an epoch has later weights than those that were evaluated.
       measured = last["step"] == state["step"]
       self.accuracy: float | None = last["eval_accuracy"] if measured else None
-      variables = {name: state[name] for name in ("params", "batch_stats")}
-      variables = state["ema"] or variables
+      variables = state["ema"] or {
+        name: state[name] for name in ("params", "batch_stats")
+      }
     except (KeyError, TypeError) as error:
       raise directory.another_version(error) from None
     self.config = config_lib.validate(config)
