@@ -20,12 +20,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_dump_to=" + tempfile.mkdtemp(prefix="gpu_compile")
 
-import jaxlib
 from jax.experimental import topologies
 
 from benchmarks.compiled_epoch import CompiledEpoch, compile_epoch
@@ -201,7 +201,7 @@ def main() -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   targets = ",".join(sorted(file.stem for file in TARGETS.glob("*.txtpb")))
-  table = FOLDER / "results" / f"gpu-compile-jaxlib-{jaxlib.version.__version__}.md"
+  table = FOLDER / "results" / f"gpu-compile-jaxlib-{version('jaxlib')}.md"
   configs = ",".join(sorted(glob.glob("configs/*.py")))
   parser.add_argument("--configs", default=configs, help="default: %(default)s")
   parser.add_argument("--targets", default="h100", help=f"of {targets} (%(default)s)")

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"benchmarks", "cifar_flax", "configs", "stress"}
 EXTRAS = {  # of the optional dependencies, what a folder may import
-  "cifar_flax": {"onnx"},
+  "cifar_flax": {"onnx", "ray"},
   "configs": set(),
   "stress": {"dev"},
   "benchmarks": {"bench", "libtpu", "onnx"},

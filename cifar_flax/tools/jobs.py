@@ -266,7 +266,7 @@ def check_slots(number: int, environment: Mapping[str, str]) -> None:
   """
   if environment.get("JAX_PLATFORMS") == "cpu":
     return
-  gpus = _visible_gpus(environment)
+  gpus = _visible(environment, "CUDA_VISIBLE_DEVICES")
   if gpus is None:
     found = {kind: len(glob.glob(files)) for kind, files in _DEVICE_FILES.items()}
     for kind, count in found.items():
@@ -278,12 +278,12 @@ def check_slots(number: int, environment: Mapping[str, str]) -> None:
     )
 
 
-def _visible_gpus(environment: Mapping[str, str]) -> list[str] | None:
-  """Returns the GPUs in `CUDA_VISIBLE_DEVICES`, or None if it is not set.
+def _visible(environment: Mapping[str, str], name: str) -> list[str] | None:
+  """Returns the devices that an environment variable lists, or None if it is not set.
 
-  The values "" and "-1", which hide all GPUs, give an empty list.
+  The values "" and "-1", which hide all devices, give an empty list.
   """
-  text = environment.get("CUDA_VISIBLE_DEVICES")
+  text = environment.get(name)
   return None if text is None else [n for n in text.split(",") if n not in ("", "-1")]
 
 
@@ -293,10 +293,13 @@ def _device_variables(
   """Returns environment variables that restrict a process to one GPU or TPU chip."""
   if slot is None:
     return {}
-  gpus = _visible_gpus(environment)
-  return {
-    "CUDA_VISIBLE_DEVICES": str(slot) if gpus is None else "".join(gpus[slot:][:1]),
-    "TPU_VISIBLE_CHIPS": str(slot),
+
+  def device(name: str) -> str:
+    visible = _visible(environment, name)
+    return str(slot) if visible is None else "".join(visible[slot:][:1])
+
+  names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
+  return {name: device(name) for name in names} | {
     "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
     "TPU_PROCESS_BOUNDS": "1,1,1",
   }

@@ -7,7 +7,6 @@ summaries of the finished runs alone.
 """
 
 import argparse
-import os
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,11 +14,13 @@ from collections.abc import Callable, Sequence
 from cifar_flax import command_line, effects, published
 from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
-from cifar_flax.tools import jobs, results
+from cifar_flax.tools import jobs, results, where
 
 
-def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
-  """Returns the planned runs of a command line, the output folder, and `--at_once`.
+def plan(
+  argv: Sequence[str],
+) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namespace]:
+  """Returns the planned runs, the output folder, and the flags of a command line.
 
   Raises:
     UserError: a flag, config, key or value is wrong, a key has no effect in any of the
@@ -32,8 +33,8 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
         f"--config.{key}={overrides[key]!r}: cannot be set; use --seeds and --configs"
       )
   flags = _parser().parse_args(others)
-  command_line.check_at_least(flags, seeds=1, at_once=1)
-  jobs.check_slots(flags.at_once, os.environ)
+  command_line.check_at_least(flags, seeds=1)
+  where.check(flags)
   output = pathlib.Path(flags.output)
   planned = []
   for name in flags.configs.split(","):
@@ -45,7 +46,7 @@ def plan(argv: Sequence[str]) -> tuple[list[jobs.Job], pathlib.Path, int]:
   effects.check(overrides, [job.config for job in planned])
   if len({job.workdir for job in planned}) < len(planned):
     raise UserError(f"--configs={flags.configs!r}: must name each config once")
-  return planned, output, flags.at_once
+  return planned, output, flags
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (default: 5)"
   )
-  parser.add_argument(
-    "--at_once", type=int, default=1, help="runs trained at the same time, as in sweep"
-  )
+  where.add_flags(parser)
   parser.add_argument("--output", default="runs/reproduce", help="default: %(default)s")
   return parser
 
@@ -69,8 +68,7 @@ def reproduce(
   planned: Sequence[jobs.Job],
   output: pathlib.Path,
   command: str,
-  at_once: int = 1,
-  start: Callable[[jobs.Job, int | None], jobs.Process] | None = None,
+  train_all: Callable[..., int] = jobs.train_all,
 ) -> int:
   """Trains the runs that are not finished and rewrites the table after each.
 
@@ -78,8 +76,7 @@ def reproduce(
     planned: the runs, in order.
     output: the folder of results.md and results.json.
     command: the command line, printed below the table.
-    at_once: number of runs trained at the same time.
-    start: starts a run.
+    train_all: `jobs.train_all`, for the place where the runs are trained.
 
   Returns:
     The exit code of `jobs.train_all`.
@@ -94,7 +91,7 @@ def reproduce(
   write_table({})
   # An error in the user's input, such as missing data, would stop the other runs too.
   stop_codes = (jobs.USER_ERROR, *jobs.STOPPED)
-  code = jobs.train_all(planned, write_table, at_once, start, stop_codes)
+  code = train_all(planned, write_table, stop_codes=stop_codes)
   if code not in stop_codes:
     print((output / "results.md").read_text())
   return code
@@ -102,9 +99,10 @@ def reproduce(
 
 def run(argv: list[str]) -> int:
   """Trains the runs of a command line; returns the exit code."""
-  planned, output, at_once = plan(argv)
+  planned, output, flags = plan(argv)
   command = shlex.join(["python", "-m", "cifar_flax", "reproduce", *argv])
-  return reproduce(planned, output, command, at_once)
+  with where.training(flags) as train_all:
+    return reproduce(planned, output, command, train_all)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ import logging
 import pathlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import command_line, hints, registry
@@ -32,7 +32,7 @@ from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.run import files
-from cifar_flax.tools import jobs
+from cifar_flax.tools import jobs, where
 
 if TYPE_CHECKING:
   from cifar_flax.tools.widths import Width
@@ -161,9 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     default=5,
     help="epochs of the runs that choose the learning rate (%(default)s)",
   )
-  parser.add_argument(
-    "--at_once", type=int, default=1, help="runs trained at the same time, as in sweep"
-  )
+  where.add_flags(parser)
   parser.add_argument(
     "--windows",
     type=int,
@@ -185,7 +183,8 @@ def parse(argv: Sequence[str]) -> tuple[Study, argparse.Namespace]:
   """
   overrides, others = command_line.split_overrides(list(argv))
   flags = _parser().parse_args(others)
-  command_line.check_at_least(flags, seeds=1, search_epochs=1, at_once=1, windows=0)
+  command_line.check_at_least(flags, seeds=1, search_epochs=1, windows=0)
+  where.check(flags)
   for key in ITS_KEYS:
     if key in overrides:
       raise UserError(f"--config.{key}={overrides[key]!r}: the study sets this key")
@@ -269,8 +268,12 @@ def num_classes_of(config: Config) -> int:
   return source.num_classes if source else 10
 
 
-def search_rates(study: Study, at_once: int) -> int:
+def search_rates(study: Study, train_all: Callable[..., int]) -> int:
   """Trains the runs of the search that are not finished and fills `study.search`.
+
+  Args:
+    study: the study.
+    train_all: `jobs.train_all`, for the place where the runs are trained.
 
   Returns:
     The exit code of `jobs.train_all`.
@@ -278,7 +281,7 @@ def search_rates(study: Study, at_once: int) -> int:
   tried = {kind: {r: study.search_job(kind, r) for r in RATES} for kind in study.types}
   planned = [job for of_kind in tried.values() for job in of_kind.values()]
   print(f"The peak learning rate of each type: {len(planned)} short runs", flush=True)
-  code = jobs.train_all(planned, at_once=at_once, stop_codes=STOP_CODES)
+  code = train_all(planned, stop_codes=STOP_CODES)
   for kind, of_kind in tried.items():
     study.search[kind] = {rate: accuracy(job) for rate, job in of_kind.items()}
   return code
@@ -340,12 +343,13 @@ def run(argv: list[str]) -> int:
   study, flags = parse(argv)
   find_widths(study)
   print("\n".join(describe_widths(study)), flush=True)
-  code = search_rates(study, flags.at_once)
-  if code in STOP_CODES:
-    return code
-  planned = study.runs()
-  print(f"The study: {len(planned)} runs", flush=True)
-  trained = jobs.train_all(planned, at_once=flags.at_once, stop_codes=STOP_CODES)
+  with where.training(flags) as train_all:
+    code = search_rates(study, train_all)
+    if code in STOP_CODES:
+      return code
+    planned = study.runs()
+    print(f"The study: {len(planned)} runs", flush=True)
+    trained = train_all(planned, stop_codes=STOP_CODES)
   if trained in STOP_CODES:
     return trained
   measure(study, flags.windows, flags.measure)

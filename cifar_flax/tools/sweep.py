@@ -15,7 +15,6 @@ OUTPUT/ablation.md has the accuracies and each change's gain, compared seed by s
 
 import argparse
 import itertools
-import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
@@ -24,7 +23,7 @@ from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 from cifar_flax.run import directory
 from cifar_flax.run.files import write_atomically
-from cifar_flax.tools import ablation, jobs
+from cifar_flax.tools import ablation, jobs, where
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,13 +43,7 @@ def _parser() -> argparse.ArgumentParser:
   which.add_argument(
     "--ablate", metavar="BASE", help="config, or a run's config.json, to compare with"
   )
-  parser.add_argument(
-    "--at_once",
-    type=int,
-    default=1,
-    help="runs trained at the same time: each uses one GPU or TPU chip, or shares the "
-    "CPU, and writes its output to log.txt in its run directory (%(default)s)",
-  )
+  where.add_flags(parser)
   parser.add_argument(
     "--output",
     metavar="DIR",
@@ -108,7 +101,8 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   """
   overrides, others = command_line.split_overrides(argv)
   flags = _parser().parse_args(others)
-  command_line.check_at_least(flags, seeds=1, at_once=1)
+  command_line.check_at_least(flags, seeds=1)
+  where.check(flags)
   config = command_line.load_config(flags.config, {})
   values = varied(flags.vary)
   for key in ("seed", "name", *values):
@@ -134,7 +128,6 @@ def plan(argv: list[str]) -> tuple[list[jobs.Job], pathlib.Path, argparse.Namesp
   pairs = itertools.combinations(planned, 2)
   if any(a.workdir == b.workdir or a.config == b.config for a, b in pairs):
     raise UserError("--vary: two of the runs would be identical")
-  jobs.check_slots(flags.at_once, os.environ)
   return planned, output, flags
 
 
@@ -153,7 +146,8 @@ def _check_varied(keys: Collection[str], planned: Sequence[jobs.Job]) -> None:
 def run(argv: list[str]) -> int:
   """Trains the runs of a command line and reports on them; returns the exit code."""
   planned, output, flags = plan(argv)
-  code = jobs.train_all(planned, at_once=flags.at_once)
+  with where.training(flags) as train_all:
+    code = train_all(planned)
   done = [str(job.workdir) for job in planned if jobs.finished_summary(job)]
   if code in jobs.STOPPED or not done:
     return code

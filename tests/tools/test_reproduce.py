@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 import statistics
@@ -9,7 +10,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import main, published
 from cifar_flax.errors import UserError
-from cifar_flax.tools import reproduce
+from cifar_flax.tools import jobs, reproduce
 
 DATA = {
   "name": "cifar10",
@@ -87,7 +88,8 @@ class FakeMain:
 def go(tmp_path, *flags, run=None):
   run = run or FakeMain()
   planned, output, _ = reproduce.plan([f"--output={tmp_path / 'out'}", *flags])
-  code = reproduce.reproduce(planned, output, "the command", start=run)
+  train_all = functools.partial(jobs.train_all, start=run)
+  code = reproduce.reproduce(planned, output, "the command", train_all)
   return code, run.workdirs
 
 
@@ -99,9 +101,9 @@ def table_of(tmp_path):
 
 
 def test_every_published_config_runs_five_times_to_its_full_length(tmp_path):
-  jobs, output, _ = reproduce.plan([])
+  planned, output, _ = reproduce.plan([])
   assert str(output) == "runs/reproduce"
-  assert [str(job.workdir.relative_to(output)) for job in jobs] == [
+  assert [str(job.workdir.relative_to(output)) for job in planned] == [
     f"{name}/seed{seed}"
     for name in (
       "net6a_dense",
@@ -116,9 +118,9 @@ def test_every_published_config_runs_five_times_to_its_full_length(tmp_path):
     )
     for seed in range(5)
   ]
-  epochs = [job.config.num_epochs for job in jobs[::5]]
+  epochs = [job.config.num_epochs for job in planned[::5]]
   assert epochs == [100, 100, 100, 100, 50, 30, 30, 30, 25]
-  assert [job.config.seed for job in jobs] == [0, 1, 2, 3, 4] * 9
+  assert [job.config.seed for job in planned] == [0, 1, 2, 3, 4] * 9
 
 
 def test_the_table_has_the_mean_and_the_deviation_by_hand(tmp_path):
@@ -349,9 +351,9 @@ def test_another_data_set_has_no_published_result(tmp_path):
 
 def test_overrides_reach_every_run(tmp_path):
   flags = ["--configs=net6b,net6a", "--seeds=2", "--config.model.dtype", "bfloat16"]
-  jobs, _, _ = reproduce.plan(flags)
-  assert len(jobs) == 4
-  for job in jobs:
+  planned, _, _ = reproduce.plan(flags)
+  assert len(planned) == 4
+  for job in planned:
     config, workdir, _ = main.parse(job.command[3:])
     assert config == job.config and workdir == job.workdir
     assert config.model.dtype == "bfloat16"

@@ -274,7 +274,7 @@ def test_the_page_of_a_study_with_unfinished_runs_says_so(tmp_path, fake):
   (tmp_path / "grouped" / "width=1" / "seed2" / "summary.json").unlink()
   parsed, _ = study.parse([f"--output={tmp_path}", TYPES, "--compare=slots"])
   study.find_widths(parsed)
-  study.search_rates(parsed, 1)
+  study.search_rates(parsed, jobs.train_all)
   study_page.write(parsed)
   assert "1 of 9 runs are not finished" in (tmp_path / "study.md").read_text()
 
