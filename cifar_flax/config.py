@@ -277,11 +277,6 @@ class Config(_Section):
   schedule: Schedule = dataclasses.field(default_factory=Schedule)
   checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
-  def evaluates(self, epoch: int) -> bool:
-    """Returns whether epoch 1, 2, ... ends with an evaluation; the last always does."""
-    every = self.eval_every
-    return epoch == self.num_epochs or (every > 0 and epoch % every == 0)
-
 
 def fields(config=None, prefix: str = "") -> dict[str, dataclasses.Field]:
   """Returns all keys, dotted, in order: `{"seed": Field, "data.dataset": Field}`."""

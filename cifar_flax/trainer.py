@@ -13,7 +13,7 @@ from cifar_flax import models, optimizer, steps
 from cifar_flax.config import Config
 from cifar_flax.data import batches, datasets, samples
 from cifar_flax.errors import Diverged, UserError
-from cifar_flax.run import checkpoints, directory, processes, provenance
+from cifar_flax.run import checkpoints, directory, evaluation, processes, provenance
 from cifar_flax.run.observers.base import Progress, Run
 
 # Most steps in one call to the devices, where the config does not set it: a few on a
@@ -223,7 +223,7 @@ class Trainer:
 
   def evaluates(self) -> bool:
     """Returns whether the epoch after those in `history` ends with an evaluation."""
-    return self.config.evaluates(len(self.history) + 1)
+    return evaluation.is_due(self.config, len(self.history) + 1)
 
   @property
   def updates(self) -> int:

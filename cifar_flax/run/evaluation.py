@@ -87,6 +87,12 @@ def cautions(data: Mapping[str, Any]) -> list[str]:
   return found
 
 
+def is_due(config: Config, epoch: int) -> bool:
+  """Returns whether epoch 1, 2, ... ends with an evaluation; the last always does."""
+  every = config.eval_every
+  return epoch == config.num_epochs or (every > 0 and epoch % every == 0)
+
+
 def lag(config: Config, row: Mapping[str, Any]) -> str | None:
   """Returns why an epoch's evaluation is far below its training, if it is BatchNorm.
 

@@ -49,6 +49,7 @@ class Stream:
       yield
     except OSError as error:
       if not self.lasts:
+        self.lasts = True  # said once; what is left in its buffer fails again
         raise OSError(error.errno, error.strerror, self._name) from error
     except ValueError:  # it has been closed
       if not self.lasts:

@@ -3,6 +3,7 @@
 import time
 
 from cifar_flax.config import Config
+from cifar_flax.run import evaluation
 from cifar_flax.run.observers.base import Progress
 
 _OLD = 0.5  # the weight of an epoch's measurements after each further epoch
@@ -60,9 +61,9 @@ class Pace:
       return None
     phase_left = self._take(last.phase, last.steps - last.step)
     further = range(last.epoch + 1, self._config.num_epochs + 1)
-    evaluations = sum(self._config.evaluates(epoch) for epoch in further)
+    evaluations = sum(evaluation.is_due(self._config, epoch) for epoch in further)
     if last.phase == "train":
-      evaluations += self._config.evaluates(last.epoch)
+      evaluations += evaluation.is_due(self._config, last.epoch)
     left = phase_left + len(further) * self._take("train", self._lengths["train"])
     return phase_left, left + evaluations * self._take(
       "evaluate", self._lengths.get("evaluate", 0)

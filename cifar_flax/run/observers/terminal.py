@@ -183,7 +183,7 @@ class ProgressBar(PlainLines):
 
   def _is_before_first_evaluation(self, progress: Progress) -> bool:
     trained = progress.phase == "train" and progress.step == progress.steps
-    evaluates = self._run.config.evaluates(progress.epoch)
+    evaluates = evaluation.is_due(self._run.config, progress.epoch)
     return trained and evaluates and not self._pace.has_met("evaluate")
 
   def _compiling(self) -> None:
