@@ -8,11 +8,12 @@ without biases; with them, each convolution inside adds its number of output cha
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Layer = Callable[[jax.Array], jax.Array]
 
@@ -73,6 +74,32 @@ class Convolution(nn.Module, kw_only=True):
         f"{type(self).__name__}: features={self.features} must be divisible by {parts}"
       )
     return self.features // parts
+
+  def convolve(self, x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    """Convolves with a kernel that a type makes of parameters of its own.
+
+    It does so as `self.conv` would: in its precision and by its implementation, with
+    the strides and the padding of the type, without a bias.
+
+    Args:
+      x: [batch, height, width, in].
+      kernel: [rows, columns, in / groups, features].
+      **options: of `lax.conv_general_dilated`, such as `rhs_dilation`.
+
+    Returns:
+      [batch, rows, columns, features].
+    """
+    bound = getattr(self.conv, "keywords", {})
+    implementation = bound.get("conv_general_dilated") or lax.conv_general_dilated
+    dtype = bound.get("dtype") or jnp.result_type(x, kernel)
+    return implementation(
+      x.astype(dtype),
+      kernel.astype(dtype),
+      self.strides,
+      self.padding,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      **options,
+    )
 
 
 class Plain(Convolution):

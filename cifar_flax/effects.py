@@ -66,9 +66,19 @@ def effective(config: Config, overrides: Mapping[str, str]) -> dict[str, str]:
 
 
 def notes(config: Config) -> list[str]:
-  """Returns a line for each key that has no effect but is not at its default."""
+  """Returns a line for each key whose value may surprise.
+
+  These are the keys that have no effect but are not at their default, and a warm-up
+  that takes the whole run.
+  """
   values, known = config_lib.flatten(config), config_lib.fields()
-  return [
+  found = []
+  if (warmup := config.schedule.warmup_epochs) >= config.num_epochs:
+    found.append(
+      f"config.schedule.warmup_epochs={warmup:g} is all of config.num_epochs="
+      f"{config.num_epochs}: the learning rate rises to the end and never falls"
+    )
+  return found + [
     f"config.{name}={values[name]!r} {explanation(config, name)}"
     for name in without_effect(config)
     if values[name] != known[name].default

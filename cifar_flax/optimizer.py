@@ -120,10 +120,8 @@ def scale_by_keras_adam(
 
 
 def decayed(params):
-  """Returns which parameters weight decay applies to: kernels only."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == "kernel", params
-  )
+  """Returns which parameters weight decay applies to: kernels, not vectors."""
+  return jax.tree.map(lambda parameter: parameter.ndim > 1, params)
 
 
 def create_optimizer(

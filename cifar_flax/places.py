@@ -19,8 +19,7 @@ def check(path: str, what: str) -> None:
   if _URL.match(path):
     raise UserError(
       f"{_shown(path, what)}: is a URL, but only local files and folders can be used."
-      " On a TPU VM, name a local folder and copy it afterwards (gcloud storage cp -r),"
-      " or mount the bucket (gcsfuse) and name the folder where it is mounted"
+      " On a TPU VM, name a local folder and copy it afterwards (gcloud storage cp -r)"
     )
 
 

@@ -7,7 +7,7 @@
 #   sbatch --nodes=2 --ntasks-per-node=4 docs/slurm.sh --config configs/net6b.py
 #
 # Two minutes before its time is over a job saves its run, and is queued again to go on.
-#SBATCH --job-name=net6b
+#SBATCH --job-name=cifar_flax
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=02:00:00
@@ -16,8 +16,9 @@
 #SBATCH --open-mode=append
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
-  workdir=runs/$SLURM_JOB_NAME/seed$SLURM_ARRAY_TASK_ID
-  set -- "$@" --config.seed="$SLURM_ARRAY_TASK_ID" --workdir="$workdir"
+  config=$(printf '%s\n' "$@" | sed -n '/^--config$/{n;p}; s/^--config=//p')
+  workdir=runs/$(basename "$config" .py)/seed$SLURM_ARRAY_TASK_ID
+  set -- --workdir="$workdir" "$@" --config.seed="$SLURM_ARRAY_TASK_ID"
 elif [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
   set -- "$@" --distributed=auto
 fi

@@ -425,14 +425,24 @@ class Shuffled(Convolution):
 
   groups: int = 2
 
+  @property
+  def divisor(self):
+    """What the numbers of channels must be divisible by."""
+    return self.groups
+
   @nn.compact
   def __call__(self, x):
     """Convolves `x` [batch, height, width, channels]."""
-    grouped = Grouped(
-      features=self.features, groups=self.groups, conv=self.conv, name="grouped"
+    y = Grouped(
+      features=self.features,
+      groups=self.groups,
+      strides=self.strides,
+      padding=self.padding,
+      conv=self.conv,
+      name="grouped",
     )(x)
-    parts = grouped.reshape(*x.shape[:3], self.groups, self.split(self.groups))
-    return parts.swapaxes(-1, -2).reshape(*x.shape[:3], self.features)
+    parts = y.reshape(*y.shape[:3], self.groups, self.split(self.groups))
+    return parts.swapaxes(-1, -2).reshape(y.shape)
 
 
 def test_a_new_type_is_a_class_and_one_entry(monkeypatch):

@@ -114,7 +114,7 @@ def forward(config):
 def update(config):
   """Returns the part of `training` that depends on the optimizer."""
   tx = optimizer.create_optimizer(config, lambda _: 0.1)
-  params = {"kernel": jnp.zeros(3)}
+  params = {"kernel": jnp.zeros((3, 1))}
   return traced(lambda g: tx.update(g, tx.init(params), params), params)
 
 
@@ -349,7 +349,7 @@ def test_a_run_is_resumed_whatever_keys_without_effect_were(tmp_path):
 def test_runs_that_differ_in_keys_without_effect_are_one_row_of_a_report():
   configs = [make_config(seed="1"), make_config(schedule__minimum="0.1")]
   configs.append(make_config(schedule__name="cosine"))
-  facts = {"data": DATA, "numerics": 1}
+  facts = {"data": DATA, "numerics": 1, "parameters": 9}
   runs = [finished.FinishedRun(pathlib.Path(), each, [], facts) for each in configs]
   assert finished.group(runs) == ([runs[:2], runs[2:]], [])
 

@@ -214,3 +214,10 @@ def test_weight_decay_leaves_biases_and_batch_norm_alone():
   np.testing.assert_allclose(updates["Conv_0"]["kernel"], -0.5 * 0.1 * 4.0)
   for kept in (updates["Conv_0"]["bias"], *updates["norm"].values()):
     np.testing.assert_array_equal(kept, 0)
+
+
+def test_weight_decay_takes_kernels_whatever_their_names():
+  params = {"kernel": jnp.ones((3, 3, 2, 4)), "basis": jnp.ones((18, 2))}
+  params |= {"bias": jnp.ones(4), "scale": jnp.ones(4)}
+  wanted = {"kernel": True, "basis": True, "bias": False, "scale": False}
+  assert optimizer.decayed(params) == wanted

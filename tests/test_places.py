@@ -50,7 +50,7 @@ def test_a_url_is_refused_in_one_line(line, url, capsys, tmp_path, monkeypatch):
   assert __main__.main(line.format(url).split()) == 2
   error = capsys.readouterr().err
   assert len(error.splitlines()) == 1
-  assert f"{url!r}: is a URL" in error and "gcsfuse" in error
+  assert f"{url!r}: is a URL" in error and "gcloud storage cp -r" in error
   assert os.listdir(tmp_path) == ["configs"]
 
 

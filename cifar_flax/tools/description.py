@@ -22,6 +22,8 @@ IMAGES = {
   "layout": "NHWC; rows from the top, columns from the left, channels red, green, blue",
   "range": [0, 1],
   "preparation": "bytes divided by 255; the network expects no other normalisation",
+  "other sizes": "EXIF's orientation applied, transparent parts white, then Pillow's "
+  "ImageOps.fit(picture, (32, 32), Image.Resampling.LANCZOS)",
 }
 
 
@@ -232,7 +234,7 @@ def _training(trained: Trained, known: dict[str, Any]) -> list[str]:
 
 def _limits(known: dict[str, Any]) -> str:
   lines = [
-    "It sees 32x32 pixels. Larger pictures must be cropped to a square and resized, "
+    "It sees 32x32 pixels. Other pictures must be cropped to a square and resized, "
     "and lose their detail.",
     f"It knows only these {len(known['class_names'])} classes, and answers with one of "
     "them whatever a picture shows. Its probabilities are not calibrated.",

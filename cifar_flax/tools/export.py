@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import pathlib
+import sys
 from typing import TYPE_CHECKING
 
 from cifar_flax import command_line
@@ -139,6 +140,9 @@ def run(argv: list[str]) -> None:
 
   trained = Trained(workdir, flags.checkpoint)
   facts = description.facts(trained, workdir)
+  if trained.epoch < trained.config.num_epochs:
+    epochs = f"{trained.epoch} of {trained.config.num_epochs} epochs"
+    print(f"warning: the run has finished {epochs}", file=sys.stderr)
   if flags.output is not None:
     _export(trained, flags, facts)
   if flags.card is not None:

@@ -372,7 +372,9 @@ def group(runs: Sequence[FinishedRun]) -> tuple[list[list[FinishedRun]], list[st
   groups: dict[str, dict[int, FinishedRun]] = {}
   notes = []
   for run in runs:
-    same = groups.setdefault(json.dumps(used_settings(run)), {})
+    # A type whose class was changed is another network under the same name.
+    network = run.facts["parameters"]
+    same = groups.setdefault(json.dumps([used_settings(run), network]), {})
     other = same.setdefault(run.config.seed, run)
     if other is not run:
       notes.append(

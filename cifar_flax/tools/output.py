@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import name_in_errors
+from cifar_flax.run.files import name_in_errors, write_atomically
 
 
 def check_png(flag: str, path: str) -> None:
@@ -36,6 +36,10 @@ def check(path: str) -> None:
 
 
 def write(path: str, data: bytes) -> None:
-  """Writes a file; an OSError names it, as that of a full disk does not."""
-  with name_in_errors(path):
-    pathlib.Path(path).write_bytes(data)
+  """Writes a file, or what is there stays as it was; an OSError names it."""
+  file = pathlib.Path(path)
+  if file.is_file() or not os.path.lexists(path):
+    write_atomically(file.resolve(), data)
+    return
+  with name_in_errors(path):  # a pipe or a device
+    file.write_bytes(data)

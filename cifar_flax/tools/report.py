@@ -317,7 +317,7 @@ def run(argv: list[str]) -> None:
   parser.add_argument(
     "runs", nargs="*", metavar="RUN", help="run directories, or folders of them"
   )
-  parser.add_argument("--output", metavar="DIR", help="folder to write the report to")
+  parser.add_argument("--output", metavar="DIR", default="report", help="%(default)s")
   parser.add_argument(
     "--checkpoint",
     default="last",
@@ -328,8 +328,6 @@ def run(argv: list[str]) -> None:
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if not flags.runs:
     raise UserError("no RUN is given; give run directories, such as runs/net6b")
-  if flags.output is None:
-    raise UserError("--output=DIR is missing; for example --output=report")
   from cifar_flax.tools import finished  # imports JAX
 
   runs, left_out = finished.find(flags.runs)

@@ -19,6 +19,7 @@ else is running.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import pathlib
@@ -115,6 +116,10 @@ class Study:
     train, judge = search_splits(self.config.data.train_split)
     values = {"model.convolution": kind, "schedule.learning_rate": f"{rate:g}"}
     values |= {"num_epochs": str(self.search_epochs), "seed": "0"}
+    # The same shape of schedule as that of the runs.
+    share = self.search_epochs / self.config.num_epochs
+    warmup = self.config.schedule.warmup_epochs * min(1.0, share)
+    values["schedule.warmup_epochs"] = f"{warmup:g}"
     values |= {"data.train_split": train, "data.eval_split": judge}
     folder = self.output / kind / "search" / f"rate={rate:g}"
     return jobs.plan(self.path, self.overrides | values, folder)
@@ -287,6 +292,20 @@ def search_rates(study: Study, train_all: Callable[..., int]) -> int:
   return code
 
 
+def check_parameters(study: Study) -> None:
+  """Raises UserError if a finished run has another network than its type has now."""
+  for compared, widths in study.widths.items():
+    for kind, seed in itertools.product(study.types, range(study.seeds)):
+      job = study.job(kind, compared, seed)
+      summary = jobs.finished_summary(job) if job else None
+      now = widths[kind].parameters
+      if job and summary and summary["parameters"] != now:
+        raise UserError(
+          f"{job.workdir}: was trained when {kind!r} had {summary['parameters']:,} "
+          f"parameters and not {now:,}; use another --output"
+        )
+
+
 def accuracy(job: jobs.Job | None) -> float | None:
   """Returns a run's accuracy after its last epoch, in percent; None if unfinished."""
   summary = jobs.finished_summary(job) if job else None
@@ -348,6 +367,7 @@ def run(argv: list[str]) -> int:
     if code in STOP_CODES:
       return code
     planned = study.runs()
+    check_parameters(study)
     print(f"The study: {len(planned)} runs", flush=True)
     trained = train_all(planned, stop_codes=STOP_CODES)
   if trained in STOP_CODES:

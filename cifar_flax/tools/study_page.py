@@ -195,6 +195,7 @@ def _table(study: Study, name: str, of_name: list[Entry]) -> Table:
   rows = [_row(study, name, entry, of_name) for entry in of_name]
   title = f"Types of convolution {OPENINGS[name].lower()}"
   found = Table(title, columns, rows, name=name, best=best)
+  found.note("The best mean of a column is marked; its lead may be due to chance.")
   return found.without_empty_columns()
 
 

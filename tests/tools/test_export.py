@@ -4,6 +4,7 @@
 """
 
 import json
+import resource
 import subprocess
 import sys
 import types
@@ -220,3 +221,16 @@ def test_a_mistake_prints_one_line(run, argv, code, words, capsys):
   found = export.main([argument.replace("{run}", str(run)) for argument in argv])
   out, error = capsys.readouterr()
   assert (found, out) == (code, "") and words in error and error.count("\n") == 1
+
+
+def test_a_failed_export_leaves_the_former_file(run, tmp_path, capsys):
+  path = tmp_path / "network.npz"
+  path.write_bytes(b"former")
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+  try:
+    code = export.main([f"--workdir={run}", f"--output={path}"])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+  assert code == 1 and "File too large" in capsys.readouterr().err
+  assert path.read_bytes() == b"former"
+  assert [file.name for file in tmp_path.iterdir()] == ["network.npz"]

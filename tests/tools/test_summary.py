@@ -11,7 +11,6 @@ import pytest
 
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, models, registry
-from cifar_flax.ops import convolution
 from cifar_flax.tools import structure, summary
 from cifar_flax.tools.structure import IMAGE
 
@@ -227,7 +226,6 @@ class LowRank(convolutions.Convolution):
   """A 3x3 kernel made of two factors: nothing but its own parameters."""
 
   rank: int = 4
-  convolve = staticmethod(jax.lax.conv_general_dilated)
 
   @nn.compact
   def __call__(self, x):
@@ -235,7 +233,10 @@ class LowRank(convolutions.Convolution):
     a = self.param("a", init, (9 * channels, self.rank))
     b = self.param("b", init, (self.rank, self.features))
     kernel = (a @ b).reshape(3, 3, channels, self.features)
-    return self.convolve(
+    return self.with_kernel(x, kernel)
+
+  def with_kernel(self, x, kernel):
+    return jax.lax.conv_general_dilated(
       x, kernel, self.strides, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
@@ -243,7 +244,8 @@ class LowRank(convolutions.Convolution):
 class FastLowRank(LowRank):
   """The same by this project's convolution, whose fast forms are several operations."""
 
-  convolve = staticmethod(convolution.conv_general_dilated)
+  def with_kernel(self, x, kernel):
+    return self.convolve(x, kernel)
 
 
 class Spectral(convolutions.Convolution):
