@@ -488,8 +488,8 @@ def test_a_new_type_is_a_class_and_one_entry(monkeypatch):
 
 def test_a_type_nobody_registered_is_refused():
   config = config_lib.Config()
-  config.model.convolution = "shuffled"
-  with pytest.raises(ValueError, match="config.model.convolution='shuffled'"):
+  config.model.convolution = "no_such_type"
+  with pytest.raises(ValueError, match="config.model.convolution='no_such_type'"):
     config_lib.validate(config)
   with pytest.raises(KeyError):
     models.create(config.model, 10)

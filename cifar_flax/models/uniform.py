@@ -19,20 +19,26 @@ class Uniform(Network):
   def __call__(self, images, *, train: bool, example_keys=None):
     """Maps images [batch, 32, 32, 3] to logits [batch, num_classes]."""
     conv = partial(self.conv, use_bias=False)
-    slot = partial(self.convolution, conv=conv)
-    divisor = getattr(slot(features=1, parent=None), "divisor", 1)
+    make = partial(self.convolution, conv=conv)
+    divisor = getattr(make(features=1, parent=None), "divisor", 1)
     few, some, many = (channels(n, self.width, divisor) for n in (16, 32, 64))
     norm_relu, dropout = self.batch_norm_relu(train), self.dropout(example_keys)
+
+    def slot(x, features, name):
+      y = make(features=features, name=name)(x)
+      if y.shape != (*x.shape[:-1], features):
+        raise ValueError(f"{name}: returned {y.shape} for {x.shape}, {features=}")
+      return y
 
     x = norm_relu(name="stem_norm")(conv(few, (3, 3), name="stem")(images))
     x = self.max_pool(x)
 
-    x = norm_relu(name="block1_conv1_norm")(slot(features=some, name="block1_conv1")(x))
-    x = norm_relu(name="block1_conv2_norm")(slot(features=some, name="block1_conv2")(x))
+    x = norm_relu(name="block1_conv1_norm")(slot(x, some, "block1_conv1"))
+    x = norm_relu(name="block1_conv2_norm")(slot(x, some, "block1_conv2"))
     x = dropout(self.max_pool(x), "block1_dropout")
 
-    x = norm_relu(name="block2_conv1_norm")(slot(features=many, name="block2_conv1")(x))
-    x = norm_relu(name="block2_conv2_norm")(slot(features=many, name="block2_conv2")(x))
+    x = norm_relu(name="block2_conv1_norm")(slot(x, many, "block2_conv1"))
+    x = norm_relu(name="block2_conv2_norm")(slot(x, many, "block2_conv2"))
     x = dropout(x, "block2_dropout")
 
     x = self.conv(self.num_classes, (1, 1), name="head")(x)

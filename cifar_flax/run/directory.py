@@ -160,16 +160,12 @@ def resume(
     )
   if len(record.history) < trained_config.num_epochs:
     record.interruptions += 1
-  return restored(state, _completed(state, content["state"])), record
+  saved = content["state"]
+  if content.get("published"):  # what it lacks is only needed in training
+    from flax import serialization
 
-
-def _completed(template: Any, saved: Any) -> Any:
-  """Returns a saved state with what a published run lacks as it is in `template`."""
-  from flax import serialization
-
-  if not isinstance(saved, dict):
-    return saved
-  return serialization.to_state_dict(template) | saved
+    saved = serialization.to_state_dict(state) | saved
+  return restored(state, saved), record
 
 
 def restored(template: Any, saved: Any) -> Any:

@@ -33,7 +33,7 @@ def weights(workdir: pathlib.Path) -> bytes:
   state = {name: content["state"][name] for name in USED}
   if state["ema"]:
     del state["params"], state["batch_stats"]
-  return checkpoints.encode({"state": state, "run": content["run"]})
+  return checkpoints.encode({"state": state, "run": content["run"], "published": True})
 
 
 def publish(workdir: pathlib.Path, output: pathlib.Path, with_weights: bool) -> None:

@@ -38,7 +38,7 @@ DATASET = datasets.Dataset(
 
 
 # Of `summary.json`, what grouping reads.
-FACTS = {
+FACTS = {"parameters": 9} | {
   "data": {
     "name": "cifar10",
     "fingerprint": "print",
@@ -382,7 +382,7 @@ def test_runs_that_cannot_be_compared_are_refused(
   assert "evaluated on other data" in group.trouble[0]
   for argv, words in (
     ([], "no RUN is given"),
-    (["x"], "--output=DIR is missing"),
+    (["x"], "x: left out: does not exist"),
     ([str(tmp_path), f"--output={tmp_path}"], "no finished run"),
     (["none", "--output=x"], "none: left out: does not exist"),
     (["x", "--output=x", "--checkpoint=first"], "--checkpoint='first'"),

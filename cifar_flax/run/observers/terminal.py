@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from cifar_flax import published, tables
+from cifar_flax import effects, published, tables
 from cifar_flax.run import evaluation
 from cifar_flax.run.observers.base import Observer, Progress, Run
 from cifar_flax.run.observers.pace import Pace
@@ -108,7 +108,10 @@ class PlainLines(Observer):
 def _heading(run: Run) -> list[str]:
   """Returns the lines that describe a run: network, data, schedule, place, device."""
   config, data = run.config, run.data
-  network = "" if config.name == config.model.name else f" ({config.model.name})"
+  parts = [config.model.name] if config.model.name != config.name else []
+  if "model.convolution" not in effects.without_effect(config):
+    parts.append(config.model.convolution)
+  network = f" ({', '.join(parts)})" if parts else ""
 
   def images(split: str, name: str) -> str:
     number = data.get(f"{split}_examples")
