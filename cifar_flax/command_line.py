@@ -27,6 +27,7 @@ _PATHS = {
   "config",
   "configs",
   "explain",
+  "images",
   "output",
   "plot",
   "runs",

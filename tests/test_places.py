@@ -27,6 +27,7 @@ URLS = ["gs://bucket/run", "s3://b/x", "https://host/x", "file:///x", "gs:/bucke
     "summary --config=configs/net6b.py --plot={}",
     "preview --config=configs/net6b.py --output={}",
     "predict --workdir={} x.png",
+    "predict --workdir=x {}",
     "predict --workdir=x --explain={} x.png",
     "export --workdir={} --output=x",
     "export --workdir=x --output={}",

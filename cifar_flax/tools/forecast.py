@@ -72,7 +72,7 @@ class Forecast:
     self._jobs, self._at_once, self._clock = jobs, at_once, clock
     self._is_due, self._checked = True, -math.inf
 
-  def is_due(self) -> None:
+  def renew(self) -> None:
     """Makes the next call of `say` print."""
     self._is_due, self._checked = True, -math.inf
 

@@ -358,7 +358,7 @@ def train_all(
         elif at_once > 1:
           print(f"{label}: done", flush=True)
         after_each(failures)
-        forecast.is_due()
+        forecast.renew()
         if exit_code in stop_codes:
           waiting, code = [], exit_code
       forecast.say([*pool.jobs(), *(job for _, job in waiting)])

@@ -47,9 +47,9 @@ def test_it_is_said_after_the_first_epoch_and_after_each_run(tmp_path, capsys):
   (jobs[0].workdir / "metrics.jsonl").write_text('{"seconds": 60.0}\n')
   assert heard() == "3 runs are left, about 08:00\n"
   assert heard() == ""
-  said.is_due()
+  said.renew()
   assert heard() == "3 runs are left, about 08:00\n"
-  said.is_due()
+  said.renew()
   said.say(jobs[:1])
   assert capsys.readouterr().out == "1 run is left, about 02:00\n"
 
