@@ -127,14 +127,20 @@ def _sum_chunks(terms, wide, *arrays):
   batch, *image = arrays[0].shape
   fitting = _TOTAL // math.prod(image)
   together = math.gcd(batch, 1 << max(0, fitting.bit_length() - 1))
-  chunks = [a.reshape(batch // together, -1, image[-1]) for a in arrays]
+  pixels = together * math.prod(image[:-1])
 
-  def add(totals, images):
-    values = terms(*(pixels.astype(wide) for pixels in images))
+  def add(totals, number):
+    chunks = (
+      lax.dynamic_slice_in_dim(a, number * together, together)
+      .reshape(-1, image[-1])
+      .astype(wide)
+      for a in arrays
+    )
+    values = terms(*chunks)
     return [t + v for t, v in zip(totals, values, strict=True)], None
 
-  zeros = [jnp.zeros(chunks[0].shape[1:], wide)] * 2
-  totals, _ = lax.scan(add, zeros, chunks)
+  zeros = [jnp.zeros((pixels, image[-1]), wide)] * 2
+  totals, _ = lax.scan(add, zeros, jnp.arange(batch // together))
   return jnp.stack([jnp.sum(t, axis=0) for t in totals])
 
 
