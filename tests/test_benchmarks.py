@@ -23,7 +23,14 @@ from benchmarks.comparison import Comparison, Measurement, compare, compare_peer
 from benchmarks.peers import fixed_batch, load_config
 from benchmarks.peers.ours import Ours as PeerOfOurs
 from benchmarks.statistics import median_interval
-from benchmarks.tables import Options, convolutions, epoch, startup, throughput
+from benchmarks.tables import (
+  Options,
+  convolutions,
+  epoch,
+  evaluation_batch,
+  startup,
+  throughput,
+)
 from benchmarks.workers import Absent
 from cifar_flax import models, steps
 from cifar_flax.run import provenance
@@ -220,6 +227,7 @@ def test_who_does_not_keep_still_is_named(at_once):
 
 
 SECONDS = {"ours": 0.5, "torch": 1.0, "keras": 2.0, "trainer": 0.5, "fixed batch": 0.4}
+SECONDS |= {"32": 0.5, "64": 0.5, "128": 0.5, "512": 2.0}
 OPTIONS = Options(("net6a",), ("ours", "torch", "keras"), "float32", "folder", 6)
 
 
@@ -234,7 +242,7 @@ def asked(at_once, monkeypatch):
     yield workers
     prepared.extend(call for worker in workers.values() for call in worker.prepared)
 
-  for module in (throughput, convolutions, epoch):
+  for module in (throughput, convolutions, epoch, evaluation_batch):
     monkeypatch.setattr(module, "started", started)
   return prepared
 
@@ -245,6 +253,7 @@ def asked(at_once, monkeypatch):
     ("1", {"train", "infer"}),
     ("2", {"convolution", "block"}),
     ("3", {"epoch", "train", "evaluate", "infer"}),
+    ("5", {"infer"}),
   ],
 )
 def test_tables_ask_for_methods_of_the_peers(number, methods, asked):
@@ -276,6 +285,16 @@ def test_convolutions_are_compared_with_the_best_rate(asked):
   assert convolutions.CASES[0].gflop() == pytest.approx(0.226, abs=5e-4)
   row = ["plain", "15x15x64", "500.00", "1000.00", "2.00 [2.00, 2.00]", "6"]
   assert types.rows[0] == row and len(types.rows) == 6
+
+
+def test_batches_of_inference_are_compared_by_image(asked):
+  (table,) = tables.make("5", OPTIONS)
+  assert table.rows == [
+    ["net6a", "32", "64", "0.25 [0.25, 0.25]", "6"],
+    ["net6a", "64", "128", "0.50 [0.50, 0.50]", "6"],
+    ["net6a", "128", "256", "1.00 [1.00, 1.00]", "6"],
+    ["net6a", "512", "256", "1.00 [1.00, 1.00]", "6"],
+  ]
 
 
 def test_the_trainer_is_compared_with_a_fixed_batch(asked):
@@ -326,7 +345,7 @@ def test_a_table_of_a_tiny_run(monkeypatch, capsys, tmp_path):
   [
     ("--nets=net6", "--nets='net6': must be one of net6b, .*; did you mean 'net6"),
     ("--peers=ours,tensorflow", "--peers='tensorflow': must be one of ours, lax, "),
-    ("--tables=5", "--tables='5': must be one of 1, 2, 3, 4"),
+    ("--tables=6", "--tables='6': must be one of 1, 2, 3, 4, 5"),
     ("--dtype=float", "--dtype='float': must be one of float32, bfloat16"),
     ("--windows=0", "--windows=0: must be an integer >= 1"),
     ("--windows=many", "--windows: invalid int value: 'many'"),

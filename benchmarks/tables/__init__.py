@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from cifar_flax.tables import Table
 
 # number -> module
-TABLES = {"1": "throughput", "2": "convolutions", "3": "epoch", "4": "startup"}
+TABLES = {
+  "1": "throughput",
+  "2": "convolutions",
+  "3": "epoch",
+  "4": "startup",
+  "5": "evaluation_batch",
+}
 
 
 @dataclasses.dataclass(frozen=True)
