@@ -26,8 +26,11 @@ def a_lost_terminal(lab):
 @pytest.mark.parametrize(
   "experiment",
   [
-    *(two_writers, some_kills, a_lost_terminal),
-    *(pytest.param(slow, marks=pytest.mark.full) for slow in (divergence, untrusted)),
+    *(two_writers, some_kills),
+    *(
+      pytest.param(slow, marks=pytest.mark.full)
+      for slow in (a_lost_terminal, divergence, untrusted)
+    ),
   ],
 )
 def test_finds_what_must_be(experiment, lab):

@@ -169,7 +169,11 @@ def lab(tmp_path_factory):
 
 @pytest.mark.parametrize(
   "redirection",
-  ["<&- >&- 2>&-", pytest.param(">/dev/full 2>/dev/full", marks=FULL), "2> >(true)"],
+  [
+    "<&- >&- 2>&-",
+    pytest.param(">/dev/full 2>/dev/full", marks=[FULL, pytest.mark.full]),
+    pytest.param("2> >(true)", marks=pytest.mark.full),
+  ],
 )
 def test_a_training_goes_on_without_its_terminal(redirection, lab):
   command = lab.command(lab.new("run"), num_epochs="2")
