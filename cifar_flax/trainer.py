@@ -16,9 +16,9 @@ from cifar_flax.errors import Diverged, UserError
 from cifar_flax.run import checkpoints, directory, evaluation, processes, provenance
 from cifar_flax.run.observers.base import Progress, Run
 
-# Most steps in one call to the devices, where the config does not set it: a few on a
-# CPU, where a step takes a large part of a second, and an epoch elsewhere.
-STEPS_PER_DISPATCH = {"cpu": 8}
+# Most steps in one call to the devices, where the config does not set it: an epoch, but
+# fewer on a CPU, where a call may be over soon and costs the allocation of its memory.
+STEPS_PER_DISPATCH = {"cpu": 32}
 # About how long a call may take, since a request to stop waits for its end.
 SECONDS_PER_DISPATCH = 2.0
 

@@ -1,5 +1,8 @@
 """Measures this project's training and inference, as the trainer runs them."""
 
+import time
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -8,7 +11,7 @@ from benchmarks.peers.our_layers import OurLayers
 from cifar_flax import config as config_lib
 from cifar_flax import optimizer, steps
 from cifar_flax.data import batches
-from cifar_flax.trainer import STEPS_PER_DISPATCH, Trainer
+from cifar_flax.trainer import STEPS_PER_DISPATCH, CallLength, Trainer
 
 EXAMPLES = 50_000  # per epoch; schedules and the dispatch size depend on it
 SHORT_EPOCH = 16  # steps on a CPU, where one takes a large part of a second
@@ -38,15 +41,14 @@ class Ours(OurLayers):
     indices = self._indices(batch, size)
     rates = np.full(size, config.schedule.learning_rate, steps.parameter_dtype(config))
 
-    def run(num_steps: int) -> None:
+    def call(number: int) -> None:
       nonlocal state
-      for _ in range(num_steps // size):
-        state, _ = train_steps(
-          state, *data, np.uint32(0), np.int32(size), rates, indices
-        )
+      state, _ = train_steps(
+        state, *data, np.uint32(0), np.int32(number), rates, indices
+      )
       jax.block_until_ready(state)
 
-    return Workload(run, size, {"parameters": parameters})
+    return Workload(_in_calls(call, size), facts={"parameters": parameters})
 
   def _single_step(self, config: config_lib.Config, program: steps.Program):
     """Returns a step that takes the arguments of `program.train_steps`."""
@@ -74,13 +76,11 @@ class Ours(OurLayers):
     indices = self._indices(batch, size)
     mask = np.ones(indices.shape, np.float32)
 
-    def run(num_steps: int) -> None:
-      sums = empty
-      for _ in range(num_steps // size):
-        sums = program.eval_steps(sums, variables, *data, np.int32(size), indices, mask)
-      jax.block_until_ready(sums)
+    def call(number: int) -> None:
+      arguments = (variables, *data, np.int32(number), indices, mask)
+      jax.block_until_ready(program.eval_steps(empty, *arguments))
 
-    return Workload(run, size)
+    return Workload(_in_calls(call, size))
 
   def epoch(self, net: str, dtype: str, data: str) -> Workload:
     """Prepares an epoch of the trainer on real images, augmentation included.
@@ -124,6 +124,26 @@ class Ours(OurLayers):
     """Returns indices that select the same `batch` images in each of `size` steps."""
     one = np.arange(batch, dtype=np.int32).reshape(len(self.devices), 1, -1)
     return np.ascontiguousarray(np.broadcast_to(one, (len(one), size, one.shape[2])))
+
+
+def _in_calls(call: Callable[[int], None], most: int) -> Callable[[int], None]:
+  """Returns a function that makes steps in calls as long as the trainer's.
+
+  Args:
+    call: makes a number of steps and waits for them.
+    most: the largest number of steps in a call.
+  """
+  length = CallLength(most)
+
+  def run(num_steps: int) -> None:
+    while num_steps > 0:
+      number = min(length.steps(), num_steps)
+      begun = time.perf_counter()
+      call(number)
+      length.record(number, time.perf_counter() - begun)
+      num_steps -= number
+
+  return run
 
 
 def _count(tree) -> int:
