@@ -276,7 +276,7 @@ def test_throughput_is_compared_with_the_best_peer(asked):
 
 
 def test_convolutions_are_compared_with_the_best_rate(asked):
-  single, types = tables.make("2", OPTIONS)
+  types, single = tables.make("2", OPTIONS)
   shares = [row[2] for row in single.rows]
   assert max(shares, key=lambda share: int(share[:-1])) == "100%"
   # 2 operations * 128 images * 32 features * 32 * 32 pixels * 3 * 3 * 3 = 0.226e9

@@ -69,9 +69,9 @@ CASES = (
 
 
 def make(options: Options) -> Iterator[Table]:
-  """Measures single convolutions, then convolution types."""
-  yield single(options)
+  """Measures convolution types, then single convolutions, which takes longer."""
   yield types(options)
+  yield single(options)
 
 
 def single(options: Options) -> Table:
@@ -79,7 +79,7 @@ def single(options: Options) -> Table:
   peers = [peer for peer in SINGLE_PEERS if peer in options.peers]
   rates = [f"{peer} ms (GFLOP/s)" for peer in peers]
   table = new_table(
-    f"2a. Convolutions, batch {BATCH}, {options.dtype}; ratio of ours to torch",
+    f"2b. Convolutions, batch {BATCH}, {options.dtype}; ratio of ours to torch",
     ["convolution", "product", "of ceiling", *rates],
   )
   found: list[tuple[Case, Comparison]] = []
@@ -122,7 +122,7 @@ def types(options: Options) -> Table:
   """Measures forward and backward of every convolution type, as a network uses it."""
   peers = [peer for peer in TYPE_PEERS if peer in options.peers]
   table = new_table(
-    f"2b. Convolution types with their BatchNorm and ReLU, forward + backward, ms, "
+    f"2a. Convolution types with their BatchNorm and ReLU, forward + backward, ms, "
     f"batch {BATCH}, {options.dtype}; ratio of ours to the faster PyTorch",
     ["type", "input", *peers],
   )
