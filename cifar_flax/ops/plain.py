@@ -17,7 +17,7 @@ from jax import lax
 from cifar_flax.ops import winograd
 from cifar_flax.ops.window import CANONICAL, Window, pad, shifted, spread
 
-_CHUNK = 8  # images whose filter gradient is computed at once
+_PIXELS = 1 << 13  # of the images whose filter gradient is computed at once
 
 
 def as_dot(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -107,7 +107,7 @@ def _filter_gradient(gradient, x, kernel, window):
   of the output pixel it contributed to. This is a convolution with the roles of images
   and channels exchanged, the output's gradient as kernel, and strides and dilation
   exchanged. It is faster than one product per tap over shifted slices. It is computed
-  for `_CHUNK` images at a time, so that transposing them stays within the cache;
+  for about `_PIXELS` pixels at a time, so that transposing them stays within the cache;
   transposing 64 channels of 32x32 pixels for the whole batch takes as long as the
   convolution. The loop slices the images that the forward convolution and the input
   gradient read too. If it were given them in another shape, XLA would compute the
@@ -116,7 +116,8 @@ def _filter_gradient(gradient, x, kernel, window):
   height, width = kernel.shape[:2]
   swapped = window._replace(strides=window.dilation, dilation=window.strides)
   wide = jnp.promote_types(x.dtype, jnp.float32)
-  together = math.gcd(len(x), _CHUNK)
+  fitting = _PIXELS // (x.shape[1] * x.shape[2])
+  together = math.gcd(len(x), 1 << max(0, fitting.bit_length() - 1))
 
   def add(total, number):
     some_x, some_gradient = (
