@@ -23,7 +23,9 @@ def folder(request):
 
 
 def records(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+  return [
+    json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+  ]
 
 
 def test_there_are_runs_and_they_are_small():
