@@ -161,6 +161,7 @@ def test_real_images_are_learned(tmp_path):
   assert rows[-1]["train_accuracy"] > 0.3 > rows[0]["train_accuracy"]
 
 
+@pytest.mark.full
 def test_a_sweep_of_all_types_goes_on_where_it_stopped_and_is_reported(
   data_dir, tmp_path
 ):

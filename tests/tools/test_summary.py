@@ -73,10 +73,11 @@ def mean_pool(x, window=2):
 
 @pytest.mark.parametrize(
   ("name", "changed"),
-  [("net6b", {}), ("quickstart", {"convolution": "grouped"})]
+  [("quickstart", {"convolution": "grouped"})]
   + [
     pytest.param(*network, marks=pytest.mark.full)
     for network in (
+      ("net6b", {}),
       ("net6a_dense", {}),
       ("quickstart", {"convolution": "dilated_branches"}),
       ("quickstart", {"convolution": "spatially_separable"}),
