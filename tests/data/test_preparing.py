@@ -27,7 +27,7 @@ draw = shapes10.shapes10_drawing.draw
 def slowly(label, key, index):
   if index == 3:
     print("drawing", file=sys.__stdout__, flush=True)
-    time.sleep(30)
+    time.sleep(90)
   return draw(label, key, index)
 shapes10.shapes10_drawing.draw = slowly
 sys.path.insert(0, sys.argv[1])
@@ -56,7 +56,7 @@ def stopped_by(number):
   with process.stdout:
     assert process.stdout.readline() == "drawing\n"
     process.send_signal(number)
-    assert process.wait(20) == -number
+    assert process.wait(60) == -number
 
 
 def leftovers(data_dir):
