@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from benchmarks.peers import BATCH, fixed_batch, load_config
-from cifar_flax import steps
+from benchmarks.peers import BATCH
+from benchmarks.training_steps import TrainingSteps
 from cifar_flax.tables import Cell, Table
 
 STEPS, WINDOWS = 6, 5
@@ -47,13 +46,12 @@ def operations(text: str) -> dict[str, Operation]:
   Args:
     text: of the optimized HLO module.
   """
+  lines, computation = text.splitlines(), ""
   bodies: dict[str, str] = collections.defaultdict(str)
-  lines, computation = [], ""
-  for line in text.splitlines():
+  for line in lines:
     if start := re.match(r"(?:ENTRY )?%([\w.\-]+) \(", line):
       computation = start[1]
     bodies[computation] += line
-    lines.append(line)
   pattern = r"\s+(?:ROOT )?%([\w.\-]+) = (.*?)\s([\w\-]+)\("
   found = {}
   for line in lines:
@@ -104,26 +102,6 @@ def _events(profile: Any) -> Iterator[Any]:
       yield from line.events
 
 
-def _make_run(net: str) -> tuple[Callable[[], None], str]:
-  """Returns a function that makes `STEPS` training steps, and its program's text."""
-  config = load_config(net, BATCH, "float32", ops="fast")
-  program = steps.Program(config, jax.devices(), 10, 50_000)
-  state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
-  state, *data = steps.replicate((state, *fixed_batch(BATCH)), jax.devices())
-  one = np.arange(BATCH, dtype=np.int32).reshape(len(jax.devices()), 1, -1)
-  indices, rates = np.repeat(one, STEPS, axis=1), np.zeros(STEPS, np.float32)
-  rest = (*data, np.uint32(0), np.int32(STEPS), rates, indices)
-  program_text: Any = program.train_steps  # a jitted function on a CPU
-  text = program_text.lower(state, *rest).compile().as_text()
-
-  def run() -> None:
-    nonlocal state
-    state, _ = program.train_steps(state, *rest)
-    jax.block_until_ready(state)
-
-  return run, text
-
-
 def _seconds(run: Callable[[], None]) -> float:
   started = time.perf_counter()
   run()
@@ -132,10 +110,10 @@ def _seconds(run: Callable[[], None]) -> float:
 
 def rows(net: str) -> Iterator[list[Cell]]:
   """Yields a row for each part of a step: operations, MB written, ms, share."""
-  run, text = _make_run(net)
+  run = TrainingSteps(net, STEPS)
   run()
   step = 1e3 * statistics.median(_seconds(run) for _ in range(WINDOWS)) / STEPS
-  known, left = operations(text), step
+  known, left = operations(run.text()), step
   parts: dict[str, list[tuple[float, float]]] = {"product": [], "pass": []}
   for name, (number, duration) in milliseconds(run).items():
     operation = known.get(name)

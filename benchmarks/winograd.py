@@ -13,32 +13,15 @@ import time
 from collections.abc import Callable
 from unittest import mock
 
-import jax
-import numpy as np
-
-from benchmarks.peers import fixed_batch, load_config
-from cifar_flax import steps
+from benchmarks.training_steps import TrainingSteps
 from cifar_flax.ops import winograd
 
-BATCH, STEPS, WINDOWS = 128, 4, 8
+STEPS, WINDOWS = 4, 8
 
 
 def make_run(net: str, use: bool) -> Callable[[], None]:
   """Returns a function that makes `STEPS` training steps of a network."""
-  config = load_config(net, BATCH, "float32", ops="fast")
-  program = steps.Program(config, jax.devices(), 10, 50_000)
-  state = steps.create_state(config, program.network, program.tx, (32, 32, 3))
-  state, *data = steps.replicate((state, *fixed_batch(BATCH)), jax.devices())
-  one = np.arange(BATCH, dtype=np.int32).reshape(len(jax.devices()), 1, -1)
-  indices, rates = np.repeat(one, STEPS, axis=1), np.zeros(STEPS, np.float32)
-
-  def run() -> None:
-    nonlocal state
-    state, _ = program.train_steps(
-      state, *data, np.uint32(0), np.int32(STEPS), rates, indices
-    )
-    jax.block_until_ready(state)
-
+  run = TrainingSteps(net, STEPS)
   if use:
     run()  # compiles
   else:
