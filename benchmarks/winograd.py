@@ -13,20 +13,21 @@ import time
 from collections.abc import Callable
 from unittest import mock
 
-from benchmarks.training_steps import TrainingSteps
+from benchmarks.peers import BATCH
+from benchmarks.peers.ours import Ours
 from cifar_flax.ops import winograd
 
 STEPS, WINDOWS = 4, 8
 
 
-def make_run(net: str, use: bool) -> Callable[[], None]:
-  """Returns a function that makes `STEPS` training steps of a network."""
-  run = TrainingSteps(net, STEPS)
+def make_run(net: str, use: bool) -> Callable[[int], None]:
+  """Returns a function that makes a number of training steps of a network."""
+  run = Ours("fast").train(net, BATCH, "float32").run
   if use:
-    run()  # compiles
+    run(1)  # compiles
   else:
     with mock.patch.object(winograd, "suits", lambda *arguments: False):
-      run()
+      run(1)
   return run
 
 
@@ -38,7 +39,7 @@ def main(nets: list[str]) -> None:
     for window in range(WINDOWS):
       for use in random.Random(window).sample([True, False], 2):
         started = time.perf_counter()
-        runs[use]()
+        runs[use](STEPS)
         seconds[use].append((time.perf_counter() - started) / STEPS)
     ratios = [b / a for a, b in zip(seconds[True], seconds[False], strict=True)]
     print(

@@ -33,11 +33,13 @@ class Workload(NamedTuple):
     run: makes a number of steps; returns when the last one is finished.
     multiple: the number of steps must be a multiple of it.
     facts: for the table, such as {"parameters": 151404}.
+    text: returns the compiled program as text, of ours alone.
   """
 
   run: Callable[[int], Any]
   multiple: int = 1
   facts: dict[str, Any] = {}
+  text: Callable[[], str] = str
 
 
 class Peer:

@@ -121,7 +121,12 @@ class OurLayers(Peer):
         result = once(result, *operands)
       jax.block_until_ready(result)
 
-    return Workload(run)
+    return Workload(run, text=lambda: compiled_text(once, result, *operands))
+
+
+def compiled_text(function: Any, *arguments: Any) -> str:
+  """Returns the program of a jitted function as text."""
+  return function.lower(*arguments).compile().as_text()
 
 
 def _random(shape: Sequence[int], dtype: str) -> jax.Array:

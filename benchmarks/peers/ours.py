@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.peers import ROOT, Workload, data_options, fixed_batch, load_config
-from benchmarks.peers.our_layers import OurLayers
+from benchmarks.peers.our_layers import OurLayers, compiled_text
 from cifar_flax import config as config_lib
 from cifar_flax import optimizer, steps
 from cifar_flax.data import batches
@@ -41,14 +41,19 @@ class Ours(OurLayers):
     indices = self._indices(batch, size)
     rates = np.full(size, config.schedule.learning_rate, steps.parameter_dtype(config))
 
+    def arguments(number: int):
+      return state, *data, np.uint32(0), np.int32(number), rates, indices
+
     def call(number: int) -> None:
       nonlocal state
-      state, _ = train_steps(
-        state, *data, np.uint32(0), np.int32(number), rates, indices
-      )
+      state, _ = train_steps(*arguments(number))
       jax.block_until_ready(state)
 
-    return Workload(_in_calls(call, size), facts={"parameters": parameters})
+    return Workload(
+      _in_calls(call, size),
+      facts={"parameters": parameters},
+      text=lambda: compiled_text(train_steps, *arguments(1)),
+    )
 
   def _single_step(self, config: config_lib.Config, program: steps.Program):
     """Returns a step that takes the arguments of `program.train_steps`."""
@@ -76,11 +81,16 @@ class Ours(OurLayers):
     indices = self._indices(batch, size)
     mask = np.ones(indices.shape, np.float32)
 
-    def call(number: int) -> None:
-      arguments = (variables, *data, np.int32(number), indices, mask)
-      jax.block_until_ready(program.eval_steps(empty, *arguments))
+    def arguments(number: int):
+      return empty, variables, *data, np.int32(number), indices, mask
 
-    return Workload(_in_calls(call, size))
+    def call(number: int) -> None:
+      jax.block_until_ready(program.eval_steps(*arguments(number)))
+
+    return Workload(
+      _in_calls(call, size),
+      text=lambda: compiled_text(program.eval_steps, *arguments(1)),
+    )
 
   def epoch(self, net: str, dtype: str, data: str) -> Workload:
     """Prepares an epoch of the trainer on real images, augmentation included.
