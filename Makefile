@@ -18,7 +18,7 @@ help:  ## list the targets
 	@echo 'ACCELERATOR=cpu, cuda or tpu; PYTHON=python3.12; ARGS="more flags of the command"'
 
 .PHONY: help quickstart train reproduce study bench stress tpu-compile gpu-compile \
-  notebooks test test-full test-pages lint format clean
+  evidence notebooks test test-full test-pages lint format clean
 
 quickstart: CONFIG = configs/quickstart.py
 quickstart: train  ## train a small network on data that are drawn here (minutes)
@@ -59,6 +59,9 @@ gpu-compile:  ## compile every config for GPUs without having one
 	.venv-gpu/bin/python -m benchmarks.gpu_compile \
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TARGETS),--targets=$(TARGETS)) \
 	  $(if $(DEVICES),--devices=$(DEVICES)) $(if $(DTYPES),--dtypes=$(DTYPES))
+
+evidence: $(INSTALLED)  ## write README's table and pictures from results/
+	$(RUN) -m cifar_flax.tools.evidence
 
 notebooks: $(INSTALLED)  ## execute the notebooks and save their outputs (minutes)
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb

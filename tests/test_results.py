@@ -1,8 +1,10 @@
 """The published runs in `results/`: complete, of one piece, and as README states."""
 
+import collections
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import cifar_flax as cf
 from cifar_flax import config as config_lib
 from cifar_flax import published as publications
 from cifar_flax.run import checkpoints
+from cifar_flax.tools import evidence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/summary.json"))
@@ -66,20 +69,61 @@ def test_its_weights_answer(folder):
   np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_readme_states_the_figures_of_published_networks():
-  """Each cell of the row in README is computed from metrics.jsonl anew."""
+def readme_rows():
+  """Returns the cells of README's table by network and recipe."""
   text = (ROOT / "README.md").read_text()
-  rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| (.*) \|$", text, re.MULTILINE)
-  stated = {name: (published, *rest.split(" | ")) for name, published, rest in rows}
-  assert stated.keys() == {folder.name for folder in FOLDERS}
+  table = text.split(evidence.BEGIN)[1].split(evidence.END)[0]
+  network, found = "", {}
+  for line in table.strip().splitlines()[2:]:
+    name, recipe, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+    network = name.strip("`") or network
+    found[network, recipe] = cells
+  return found
+
+
+def test_readme_states_every_run():
+  """Each cell is computed from metrics.jsonl anew."""
+  stated = {key: row for key, row in readme_rows().items() if key[1] != "published"}
+  runs = collections.defaultdict(list)
   for folder in FOLDERS:
-    epochs = records(folder)
-    test = 100 * epochs[-1]["eval_accuracy"]
-    train = 100 * max(epoch["train_accuracy"] for epoch in epochs)
-    published, ours, difference, trained, gap, number = stated[folder.name]
-    assert ours == f"{test:.2f}"
-    assert difference == f"{test - float(published):+.2f}"
-    assert trained == f"{train:.2f}" and gap == f"{train - test:.2f}"
-    assert int(number) == len(epochs)
-    known = publications.lookup(folder.name)
-    assert known and published == f"{100 * known.test_accuracy:.2f}"
+    config = json.loads((folder / "config.json").read_text())
+    name = config["name"]
+    tuned = publications.TUNED.get(name)
+    runs[tuned or name, "tuned" if tuned else "faithful"].append(records(folder))
+  assert stated.keys() == runs.keys()
+  for key, of_key in runs.items():
+    test = np.array([100 * epochs[-1]["eval_accuracy"] for epochs in of_key])
+    train = [100 * max(e["train_accuracy"] for e in epochs) for epochs in of_key]
+    speed = max(e["images_per_second"] for epochs in of_key for e in epochs)
+    number = len(of_key[0])
+    assert stated[key] == [
+      str(len(of_key)),
+      str(number),
+      spread(test),
+      spread(train),
+      spread(train - test),
+      f"{number * 50_000 / speed / 3600:.1f}",
+    ]
+
+
+def spread(values):
+  mean = f"{np.mean(values):.2f}"
+  return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def test_readme_states_the_published_figures():
+  for (network, recipe), cells in readme_rows().items():
+    if recipe == "published" and cells[0] != "-":
+      known = publications.lookup(network)
+      test, train = 100 * known.test_accuracy, 100 * known.max_train_accuracy
+      figures = [f"{test:.2f}", f"{train:.2f}", f"{train - test:.2f}"]
+      assert cells == ["1", str(known.epochs), *figures, "-"]
+
+
+def test_the_command_that_made_the_table_makes_it_again(tmp_path):
+  for name in ("results", "docs"):
+    shutil.copytree(ROOT / name, tmp_path / name)
+  text = (ROOT / "README.md").read_text()
+  (tmp_path / "README.md").write_text(evidence.replace(text, ["nothing"]))
+  evidence.write(tmp_path)
+  assert (tmp_path / "README.md").read_text() == text
