@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
-from keras._legacy.preprocessing.image import ImageDataGenerator
+import tensorflow as tf
 
 from benchmarks import networks
 from benchmarks.peers import BATCH, ROOT
@@ -26,10 +26,10 @@ from cifar_flax.data import datasets
 FIGURES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
-def make_generator(config: config_lib.Config) -> ImageDataGenerator:
+def make_generator(config: config_lib.Config):
   """Returns Keras' augmentation of a published config."""
   zoom, flip = config.augmentation.zoom, config.augmentation.flip
-  return ImageDataGenerator(
+  return tf.keras.preprocessing.image.ImageDataGenerator(
     rescale=1 / 255, zoom_range=zoom, horizontal_flip=flip, fill_mode="nearest"
   )
 
