@@ -101,7 +101,7 @@ def main() -> None:
       config.schedule.learning_rate, optimizer.b1, optimizer.b2, optimizer.epsilon
     ),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    ["accuracy"],
+    metrics=["accuracy"],
   )
   train, test = data.train, data.eval
   model.fit(
