@@ -29,13 +29,13 @@ COLUMNS = (
 
 
 def read(folder: pathlib.Path) -> dict[str, Group]:
-  """Returns the runs of a folder by the name of their config.
+  """Returns the runs directly in a folder by the name of their config.
 
   Raises:
     UserError: something in it is no finished run, or runs of one config differ in more
       than their seed.
   """
-  runs, notes = finished.find([str(folder)])
+  runs, notes = finished.find([str(f.parent) for f in sorted(folder.glob("*/*.jsonl"))])
   groups, doubled = finished.group(runs)
   if notes or doubled:
     raise UserError("; ".join([*notes, *doubled]))

@@ -58,7 +58,7 @@ def find(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
       notes.append(f"{shown(folder)}: left out: {what}")
       continue
     empty = True
-    for workdir in _run_directories(folder):
+    for workdir in run_directories(folder):
       empty = False
       if (real := os.path.realpath(workdir)) in seen:
         continue
@@ -72,7 +72,7 @@ def find(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
   return found, list(dict.fromkeys(notes))
 
 
-def _run_directories(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def run_directories(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a folder if it is a run directory, or else those below it, in order."""
   seen: set[str] = set()
   for top, names, files in os.walk(folder, followlinks=True):

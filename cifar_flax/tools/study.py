@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 BASE = "plain"  # the type that the others are compared with
 COMPARISONS = ("slots", "multiply_adds", "parameters")
 RATES = (0.003, 0.01, 0.03)
+MEASURED = "measured.json"  # speed and memory of the networks
 # Keys that the study sets itself.
 ITS_KEYS = (
   "seed",
@@ -314,7 +315,7 @@ def accuracy(job: jobs.Job | None) -> float | None:
 
 def measure(study: Study, windows: int, again: bool) -> None:
   """Fills `study.measured`, from measured.json if it has these networks."""
-  file = study.output / "measured.json"
+  file = study.output / MEASURED
   wanted = _distinct_networks(study)
   if file.exists() and not again:
     try:

@@ -1,6 +1,7 @@
 """A published run answers as the run does, and cannot be resumed."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -92,6 +93,25 @@ def test_without_weights_it_is_a_row_of_a_report(runs, tmp_path):
   assert finished.load(tmp_path / "new").facts == finished.load(run).facts
 
 
+def test_all_runs_of_a_study_are_copied(runs, tmp_path):
+  run, _ = runs
+  study, kept = tmp_path / "study", tmp_path / "kept"
+  for name in ("plain/width=1/seed0", "plain/search/rate=0.01"):
+    shutil.copytree(run, study / name)
+  (study / "measured.json").write_text("{}")
+  (study / "study.html").write_text("made anew")
+  assert publish.main([f"--workdir={study}", f"--output={kept}", "--no_weights"]) == 0
+  files = {file.relative_to(kept).as_posix() for file in kept.rglob("*.json*")}
+  names = ("plain/width=1/seed0", "plain/search/rate=0.01")
+  assert files == {
+    "measured.json",
+    *(f"{name}/{file}" for name in names for file in publish.FILES),
+  }
+  (study / names[0] / "summary.json").unlink()
+  argv = [f"--workdir={study}", f"--output={tmp_path / 'none'}"]
+  assert publish.main(argv) == 2 and not (tmp_path / "none").exists()
+
+
 def test_a_mistake_is_one_line(runs, tmp_path, capsys):
   run, published = runs
   unfinished = tmp_path / "unfinished"
@@ -101,7 +121,7 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     ([f"--workdir={unfinished}", "--output=x"], "is not finished"),
     ([f"--workdir={run}", f"--output={published}"], "exists; name a new folder"),
     ([f"--workdir={run}"], "--output=DIR is missing"),
-    ([f"--workdir={tmp_path}", "--output=x"], "no run here"),
+    ([f"--workdir={tmp_path / 'none'}", "--output=x"], "no run here"),
   ):
     assert publish.main(argv) == 2
     error = capsys.readouterr().err
