@@ -32,7 +32,7 @@ from benchmarks.tables import (
   throughput,
 )
 from benchmarks.workers import Absent
-from cifar_flax import models, steps
+from cifar_flax import models, optimizer, steps
 from cifar_flax.run import provenance
 from cifar_flax.tables import Table
 
@@ -496,3 +496,18 @@ def test_keras_computes_the_same(ours):
   grads = tape.gradient(loss, model.trainable_variables)
   for grad, expected in zip(grads, ours.grads, strict=True):
     assert_close(np.reshape(grad, expected.shape), expected, 1e-6)
+
+
+@needs("tensorflow")
+@needs("keras")
+def test_the_original_in_keras_has_the_published_rates():
+  from benchmarks import keras_original
+
+  config = load_config("net6b")
+  schedule = keras_original.make_schedule(config).schedule
+  rate, rates = np.float32(config.schedule.learning_rate), []
+  for number in range(50):
+    rate = np.float32(schedule(number, float(rate)))  # Keras keeps it in a variable
+    rates.append(rate)
+  wanted = optimizer.keras_staircase(0.003, 0.9, 2, 0.0005, 50)
+  np.testing.assert_array_equal(rates, np.float32(wanted))
