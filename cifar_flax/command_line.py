@@ -131,15 +131,20 @@ def load_config(path: str | None, overrides: dict[str, str]) -> Config:
   return config
 
 
+def require_workdir(workdir: str | None) -> pathlib.Path:
+  """Returns the folder that `--workdir` names; raises UserError if none is named."""
+  if workdir is None:
+    raise UserError("--workdir=RUN is missing; for example --workdir=runs/net6b")
+  return pathlib.Path(workdir)
+
+
 def require_run(workdir: str | None) -> pathlib.Path:
   """Returns the run directory that `--workdir` names.
 
   Raises:
     UserError: none is named, or there is no run in it.
   """
-  if workdir is None:
-    raise UserError("--workdir=RUN is missing; for example --workdir=runs/net6b")
-  path = pathlib.Path(workdir)
+  path = require_workdir(workdir)
   if not (path / "config.json").is_file():
     raise UserError(f"--workdir={workdir!r}: no run here (no config.json)")
   return path

@@ -112,7 +112,8 @@ def write(root: pathlib.Path) -> None:
   text = replace(readme.read_text(), tables.markdown(COLUMNS, rows))
   write_atomically(readme, text.encode())
   for name, group in groups.items():
-    if group.published and group.published.epochs == len(group.runs[0].rows):
+    known = published.lookup(name)
+    if group.published and known and len(group.runs[0].rows) == known.epochs:
       picture = figures.png(plots.curves([group])["accuracy"])
       write_atomically(root / "docs" / f"{name}_curves.png", picture)
   print(made.text())

@@ -89,9 +89,7 @@ def run(argv: list[str]) -> None:
     "--no_weights", action="store_true", help="leaves the weights out"
   )
   flags = parser.parse_args(argv)
-  if flags.workdir is None:
-    raise UserError("--workdir=RUN is missing; for example --workdir=runs/net6b")
-  workdir = pathlib.Path(flags.workdir)
+  workdir = command_line.require_workdir(flags.workdir)
   if flags.output is None:
     raise UserError("--output=DIR is missing; for example --output=results/net6b")
   output = pathlib.Path(flags.output)
