@@ -5,7 +5,8 @@ python -m benchmarks.keras_original net6b --epochs 10
 Where our run differs from the published curve, this says whether the images are the
 cause or our code: network, augmentation, optimizer and schedule are Keras' own, as the
 published notebooks used them. Prints a row per epoch, and the same epoch of the
-published run and of ours in `results/` below it. `TFDS_DATA_DIR` names the folder of the images.
+published run and of ours in `results/` below it. `TFDS_DATA_DIR` names the folder of
+the images.
 """
 
 import argparse
