@@ -7,7 +7,6 @@ so rerunning the same command resumes where it was stopped.
 import contextlib
 import dataclasses
 import functools
-import glob
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from cifar_flax import effects
 from cifar_flax.config import Config
 from cifar_flax.errors import Stopped, UserError
 from cifar_flax.run import directory, signals, streams
+from cifar_flax.tools import slots
 from cifar_flax.tools.forecast import Forecast
 
 MAIN = (sys.executable, "-m", "cifar_flax.main")  # how a user trains the same run
@@ -40,8 +40,6 @@ SECONDS_AFTER_SECOND_CTRL_C = 1.0
 # How long a worker whose run has ended may take to exit before it is killed.
 SECONDS_TO_EXIT = 60.0
 SECONDS_BETWEEN_POLLS = 0.05
-# Where Linux shows the devices that a run can have for itself.
-_DEVICE_FILES = {"GPUs": "/dev/nvidia[0-9]*", "TPU chips": "/dev/accel[0-9]*"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,16 +156,21 @@ class Worker:
   It is a `Process`: its exit codes are those of the run.
   """
 
-  def __init__(self, slot: int | None):
+  def __init__(self, slot: int | None, number: int):
     """Starts the process.
 
     Args:
       slot: None if runs are trained one at a time: they use all devices and print to
-        this terminal. Otherwise, the index of the only accelerator that they use; each
-        prints to `log.txt` in its run directory.
+        this terminal. Otherwise, the index of the only accelerator that they use or, if
+        there is none, of their share of the CPU; each prints to `log.txt` in its run
+        directory.
+      number: number of slots.
     """
     self._has_slot = slot is not None
-    environment = {**os.environ, **_device_variables(slot, os.environ)}
+    environment, cores = dict(os.environ), set()
+    if slot is not None:
+      environment |= slots.device_variables(slot, os.environ)
+      cores = slots.cores(slot, number, os.environ)
     reader, writer = os.pipe()
     self._process = subprocess.Popen(
       [*WORKER, str(writer)],
@@ -177,6 +180,8 @@ class Worker:
       text=True,
     )
     os.close(writer)
+    if cores:  # before it has any other thread
+      os.sched_setaffinity(self._process.pid, cores)
     self._answers = os.fdopen(reader)
     self._code: int | None = None
     self.pid = self._process.pid
@@ -240,8 +245,9 @@ class Worker:
 class Workers:
   """Starts runs, each in the worker of its slot; close it at the end."""
 
-  def __init__(self) -> None:
-    self._of_slot: dict[int | None, Worker] = {}
+  def __init__(self, number: int = 1):
+    """Prepares for `number` runs at the same time on this machine."""
+    self._number, self._of_slot = number, dict[int | None, Worker]()
 
   def __call__(self, job: Job, slot: int | None) -> Worker:
     """Starts a run; for `slot`, see `Worker`."""
@@ -249,7 +255,7 @@ class Workers:
     if worker is None or not worker.can_train():
       if worker is not None:
         worker.close()
-      worker = self._of_slot[slot] = Worker(slot)
+      worker = self._of_slot[slot] = Worker(slot, self._number)
     worker.train(job)
     return worker
 
@@ -257,52 +263,6 @@ class Workers:
     """Ends the processes that are not training."""
     for worker in self._of_slot.values():
       worker.close()
-
-
-def check_slots(number: int, environment: Mapping[str, str]) -> None:
-  """Raises UserError if there are fewer than `number` GPUs or TPU chips, but some.
-
-  Without any, or with `JAX_PLATFORMS=cpu`, the runs share the CPU.
-  """
-  if environment.get("JAX_PLATFORMS") == "cpu":
-    return
-  gpus = _visible(environment, "CUDA_VISIBLE_DEVICES")
-  if gpus is None:
-    found = {kind: len(glob.glob(files)) for kind, files in _DEVICE_FILES.items()}
-    for kind, count in found.items():
-      if 0 < count < number:
-        raise UserError(f"--at_once={number}: this machine has {count} {kind}")
-  elif 0 < len(gpus) < number:
-    raise UserError(
-      f"--at_once={number}: CUDA_VISIBLE_DEVICES={','.join(gpus)} lists {len(gpus)}"
-    )
-
-
-def _visible(environment: Mapping[str, str], name: str) -> list[str] | None:
-  """Returns the devices that an environment variable lists, or None if it is not set.
-
-  The values "" and "-1", which hide all devices, give an empty list.
-  """
-  text = environment.get(name)
-  return None if text is None else [n for n in text.split(",") if n not in ("", "-1")]
-
-
-def _device_variables(
-  slot: int | None, environment: Mapping[str, str]
-) -> dict[str, str]:
-  """Returns environment variables that restrict a process to one GPU or TPU chip."""
-  if slot is None:
-    return {}
-
-  def device(name: str) -> str:
-    visible = _visible(environment, name)
-    return str(slot) if visible is None else "".join(visible[slot:][:1])
-
-  names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
-  return {name: device(name) for name in names} | {
-    "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
-    "TPU_PROCESS_BOUNDS": "1,1,1",
-  }
 
 
 def train_all(
@@ -321,7 +281,7 @@ def train_all(
   Args:
     jobs: the runs, in order.
     after_each: called after each run with the exit codes of all failed runs.
-    at_once: number of runs trained at the same time, each on its own accelerator.
+    at_once: number of runs trained at the same time, each in its own slot.
     start: starts a run, given its slot, which is None if `at_once` is 1; `Workers` by
       default.
     stop_codes: if a run exits with one of these codes, no further run is started.
@@ -336,7 +296,7 @@ def train_all(
   """
   failures: dict[pathlib.Path, int] = {}
   waiting = [(f"[{i}/{len(jobs)}] {job.workdir}", job) for i, job in enumerate(jobs, 1)]
-  code, workers, forecast = 0, Workers(), Forecast(jobs, at_once)
+  code, workers, forecast = 0, Workers(at_once), Forecast(jobs, at_once)
   with (
     streams.guarded(lasts=True),
     _Signals() as asked,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from cifar_flax import command_line
 from cifar_flax.errors import UserError
-from cifar_flax.tools import jobs
+from cifar_flax.tools import jobs, slots
 
 RAY = "ray"
 
@@ -19,8 +19,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--at_once",
     type=int,
     default=1,
-    help="runs trained at the same time: each uses one GPU or TPU chip, or shares the "
-    "CPU, and writes its output to log.txt in its run directory (%(default)s)",
+    help="runs trained at the same time: each uses one GPU or TPU chip, or its share "
+    "of the CPU's cores, and writes its output to log.txt in its run directory "
+    "(%(default)s)",
   )
   parser.add_argument(
     "--on",
@@ -34,7 +35,7 @@ def check(flags: argparse.Namespace) -> None:
   """Raises UserError unless the runs can be trained where the flags say."""
   command_line.check_at_least(flags, at_once=1)
   if flags.on is None:
-    jobs.check_slots(flags.at_once, os.environ)
+    slots.check(flags.at_once, os.environ)
   elif flags.on.partition(":")[0] != RAY:
     raise UserError(f"--on={flags.on!r}: must be {RAY} or {RAY}:ADDRESS")
   elif flags.at_once > 1:

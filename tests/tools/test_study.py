@@ -53,14 +53,14 @@ class FakeRuns:
 @pytest.fixture
 def fake(monkeypatch):
   runs = FakeRuns()
-  monkeypatch.setattr(jobs, "Workers", lambda: FakeWorkers(runs))
+  monkeypatch.setattr(jobs, "Workers", lambda number: FakeWorkers(runs))
   monkeypatch.setattr(study, "check_parameters", lambda parsed: None)  # made up
   return runs
 
 
 def test_runs_of_a_class_that_was_changed_are_refused(tmp_path, monkeypatch):
   runs = FakeRuns()
-  monkeypatch.setattr(jobs, "Workers", lambda: FakeWorkers(runs))
+  monkeypatch.setattr(jobs, "Workers", lambda number: FakeWorkers(runs))
   flags = [f"--output={tmp_path}", "--types=plain", "--compare=slots", "--windows=0"]
   assert study.main(flags) == 0
   with pytest.raises(UserError, match=r"'plain' had 1,234 .* and not 71,034"):
