@@ -12,6 +12,7 @@ import pytest
 import cifar_flax as cf
 from cifar_flax import config as config_lib
 from cifar_flax import published as publications
+from cifar_flax import tables
 from cifar_flax.run import checkpoints
 from cifar_flax.tools import evidence
 
@@ -69,13 +70,18 @@ def test_its_weights_answer(folder):
   np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def readme_rows():
-  """Returns the cells of README's table by network and recipe."""
+def cells_of_readme(table):
+  """Returns the rows of one of README's tables, without its head."""
   text = (ROOT / "README.md").read_text()
-  table = text.split(evidence.BEGIN)[1].split(evidence.END)[0]
+  lines = text.split(evidence.BEGIN.format(table))[1].split(evidence.END)[0]
+  rows = lines.strip().splitlines()[2:]
+  return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def readme_rows():
+  """Returns the cells of README's table of networks by network and recipe."""
   network, found = "", {}
-  for line in table.strip().splitlines()[2:]:
-    name, recipe, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+  for name, recipe, *cells in cells_of_readme(evidence.NETWORKS):
     network = name.strip("`") or network
     found[network, recipe] = cells
   return found
@@ -120,10 +126,30 @@ def test_readme_states_the_published_figures():
       assert cells == ["1", str(known.epochs), *figures, "-"]
 
 
-def test_the_command_that_made_the_table_makes_it_again(tmp_path):
+def test_a_study_becomes_a_row_for_each_type():
+  def found(accuracies, **costs):
+    known = {"parameters": 1234, "multiply-adds": 56789, **costs}
+    return {"accuracies": dict(enumerate(accuracies)), "costs": known}
+
+  plain = found([80.0, 81.0, 82.0], **{"training time per image, µs": 500.0})
+  # Seed by seed -3, -2.5 and -3: mean -2.833, deviation 0.289, t(2) = 4.303.
+  slots = {"plain": plain, "grouped": found([77.0, 78.5, 79.0])}
+  wide = {"plain": plain, "grouped": found([81.0, 82.0, 83.0])}
+  made = evidence.types({"comparisons": {"slots": slots, "multiply_adds": wide}})
+  rows = [[tables.cell_text(cell) for cell in row] for row in made.rows]
+  plainly = ["81.00 ± 1.00", "-"]
+  assert rows == [
+    ["`plain`", "1,234", "56,789", "2,000", *plainly, *plainly],
+    ["`grouped`", "1,234", "56,789", "-", "78.17 ± 1.04", "-2.83 [-3.55, -2.12]"]
+    + ["82.00 ± 1.00", "+1.00 [+1.00, +1.00]"],
+  ]
+
+
+def test_the_command_that_made_the_tables_makes_them_again(tmp_path):
   for name in ("results", "docs"):
     shutil.copytree(ROOT / name, tmp_path / name)
   text = (ROOT / "README.md").read_text()
-  (tmp_path / "README.md").write_text(evidence.replace(text, ["nothing"]))
+  emptied = evidence.replace(text, evidence.NETWORKS, ["nothing"])
+  (tmp_path / "README.md").write_text(emptied)
   evidence.write(tmp_path)
   assert (tmp_path / "README.md").read_text() == text

@@ -1,21 +1,25 @@
-"""Writes README's table and pictures of whole runs from `results/`: `make evidence`.
+"""Writes README's tables and pictures from `results/`: `make evidence`.
 
-The table replaces the lines of README between its two marks. Each network that was
+Each table replaces the lines of README between its two marks. Each network that was
 trained to its published length gets a picture, docs/<config>_curves.png. `publish` adds
-a run to `results/`.
+runs to `results/`, and the study's command writes study.json beside its own.
 """
 
 import pathlib
 import sys
+from typing import Any
 
 from cifar_flax import command_line, figures, published, tables
 from cifar_flax.errors import UserError
-from cifar_flax.run.files import write_atomically
+from cifar_flax.run.files import read_json, write_atomically
 from cifar_flax.tables import Cell, Number, Table
-from cifar_flax.tools import finished
+from cifar_flax.tools import comparison, finished
+from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.finished import Group
+from cifar_flax.tools.study import BASE
 
-BEGIN, END = "<!-- made by `make evidence` -->", "<!-- until here -->"
+BEGIN, END = "<!-- {}: made by `make evidence` -->", "<!-- until here -->"
+NETWORKS, TYPES = "networks", "types"  # README's tables
 COLUMNS = (
   "network",
   "recipe",
@@ -45,7 +49,7 @@ def read(folder: pathlib.Path) -> dict[str, Group]:
   return found
 
 
-def table(groups: dict[str, Group]) -> Table:
+def networks(groups: dict[str, Group]) -> Table:
   """Returns a row for each recipe of each network: published, faithful, tuned."""
   found = Table("Published and ours", COLUMNS)
   tuned_of = {network: tuned for tuned, network in published.TUNED.items()}
@@ -92,31 +96,75 @@ def _cells(group: Group) -> list[Cell]:
   ]
 
 
-def replace(text: str, lines: list[str]) -> str:
-  """Returns a Markdown text with other lines between its marks."""
-  before, found, rest = text.partition(BEGIN)
+def types(study: dict[str, Any]) -> Table:
+  """Returns a row for each type of convolution: its costs, and each comparison.
+
+  Args:
+    study: the content of the study.json of a study that has compared slots.
+  """
+  compared = {
+    name: {kind: _entry(kind, found) for kind, found in of_name.items()}
+    for name, of_name in study["comparisons"].items()
+  }
+  columns = ["type", "parameters", "multiply-adds", "images/s, training"]
+  for name in compared:
+    columns += [f"accuracy, % (same {name.replace('_', '-')})", "difference to plain"]
+  found = Table("What a type costs and gains", columns)
+  for kind, of_kind in study["comparisons"]["slots"].items():
+    costs = of_kind["costs"]
+    microseconds = costs.get("training time per image, µs")
+    cells: list[Cell] = [
+      Number(costs["parameters"], digits=0),
+      Number(costs["multiply-adds"], digits=0),
+      Number(1e6 / microseconds, digits=0) if microseconds else None,
+    ]
+    for of_name in compared.values():
+      cells += _compared(of_name.get(kind), of_name[BASE])
+    found.rows.append([f"`{kind}`", *cells])
+  return found.without_empty_columns()
+
+
+def _entry(kind: str, found: dict[str, Any]) -> Entry:
+  return Entry(kind, found["accuracies"], found["costs"])
+
+
+def _compared(entry: Entry | None, base: Entry) -> list[Cell]:
+  """Returns an accuracy, and its difference to that of the base, with its interval."""
+  if entry is None:
+    return [None, None]
+  gap = comparison.difference(entry, base) if entry is not base else None
+  return [Number.of(list(entry.accuracies.values())), gap.text() if gap else None]
+
+
+def replace(text: str, name: str, lines: list[str]) -> str:
+  """Returns a Markdown text with other lines between the marks of a table."""
+  begin = BEGIN.format(name)
+  before, found, rest = text.partition(begin)
   _, ended, after = rest.partition(END)
   if not (found and ended):
-    raise UserError(f"the lines {BEGIN} and {END} are missing")
+    raise UserError(f"README.md: the lines {begin} and {END} are missing")
   return "\n".join([before + found, "", *lines, "", END + after])
 
 
 def write(root: pathlib.Path) -> None:
-  """Writes README's table and the pictures of the repository in `root`."""
+  """Writes README's tables and the pictures of the repository in `root`."""
   from cifar_flax.tools import plots
 
   groups = read(root / "results")
-  made = table(groups)
-  rows = [[tables.cell_text(cell) for cell in row] for row in made.rows]
-  readme = root / "README.md"
-  text = replace(readme.read_text(), tables.markdown(COLUMNS, rows))
-  write_atomically(readme, text.encode())
+  made = {NETWORKS: networks(groups)}
+  if (study := root / "results" / "study" / "study.json").exists():
+    made[TYPES] = types(read_json(study))
+  text = (root / "README.md").read_text()
+  for name, table in made.items():
+    rows = [[tables.cell_text(cell) for cell in row] for row in table.rows]
+    text = replace(text, name, tables.markdown(table.columns, rows))
+    print(table.text())
+  write_atomically(root / "README.md", text.encode())
   for name, group in groups.items():
     known = published.lookup(name)
     if group.published and known and len(group.runs[0].rows) == known.epochs:
       picture = figures.png(plots.curves([group])["accuracy"])
       write_atomically(root / "docs" / f"{name}_curves.png", picture)
-  print(made.text())
 
 
 def main() -> int:
