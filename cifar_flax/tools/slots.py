@@ -42,8 +42,8 @@ def device_variables(slot: int, environment: Mapping[str, str]) -> dict[str, str
 def cores(slot: int, number: int, environment: Mapping[str, str]) -> set[int]:
   """Returns the CPU cores that one of `number` runs has for itself.
 
-  Two runs on a core each train about a seventh more images per second than one on two
-  cores, and an eighth more than two that share them.
+  Two runs on a core each train about a sixth more images per second than one on two
+  cores (benchmarks/results/2026-11-26-two-cores.md).
 
   Returns:
     Indices of cores; empty if the run is not to be restricted: there are accelerators
