@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import cifar_flax as cf
 from cifar_flax import config as config_lib
@@ -18,12 +19,9 @@ from cifar_flax.tools import evidence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/summary.json"))
+STUDY = ROOT / "results" / "study"
+OF_STUDY = sorted(path.parent for path in STUDY.rglob("summary.json"))
 MEGABYTES = 12  # all of them together
-
-
-@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
-def folder(request):
-  return request.param
 
 
 def records(folder):
@@ -38,6 +36,9 @@ def test_there_are_runs_and_they_are_small():
   assert sum(file.stat().st_size for file in files) < MEGABYTES * 1e6
 
 
+@pytest.mark.parametrize(
+  "folder", FOLDERS + OF_STUDY, ids=lambda f: str(f.relative_to(ROOT / "results"))
+)
 def test_config_metrics_and_summary_are_of_one_finished_run(folder):
   config = config_lib.load(str(folder / "config.json"))
   summary = json.loads((folder / "summary.json").read_text())
@@ -50,9 +51,13 @@ def test_config_metrics_and_summary_are_of_one_finished_run(folder):
   assert summary["max_train_accuracy"] == max(e["train_accuracy"] for e in epochs)
   assert summary["seconds"] == pytest.approx(sum(e["seconds"] for e in epochs))
   assert (summary["seed"], summary["num_epochs"]) == (config.seed, config.num_epochs)
-  assert (config.data.train_split, config.data.eval_split) == ("train", "test")
+  assert summary["data"]["name"] == "cifar10"
   counts = (summary["data"]["train_examples"], summary["data"]["eval_examples"])
-  assert counts == (50_000, 10_000) and summary["data"]["name"] == "cifar10"
+  if "search" in folder.parts:  # of a learning rate, which never sees a test image
+    assert counts == (45_000, 5_000) and config.data.eval_split == "train[90%:100%]"
+  else:
+    assert counts == (50_000, 10_000)
+    assert (config.data.train_split, config.data.eval_split) == ("train", "test")
 
 
 def test_no_place_on_a_machine_is_named():
@@ -60,6 +65,7 @@ def test_no_place_on_a_machine_is_named():
     assert not re.search(r"(?<![\w.:])(/|~/)\w+/", file.read_text()), file
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_its_weights_answer(folder):
   if not checkpoints.has_weights_only(folder / "checkpoints"):
     assert json.loads((folder / "summary.json").read_text())["seed"] > 0
@@ -145,11 +151,43 @@ def test_a_study_becomes_a_row_for_each_type():
   ]
 
 
+def interval(gaps):
+  low, high = stats.t.interval(0.95, len(gaps) - 1, np.mean(gaps), stats.sem(gaps))
+  return f"{np.mean(gaps):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+@pytest.mark.skipif(not OF_STUDY, reason="no study is published")
+def test_readme_states_the_study():
+  """Each accuracy is computed from metrics.jsonl anew."""
+  compared = json.loads((STUDY / "study.json").read_text())["comparisons"]
+  speeds = json.loads((STUDY / "measured.json").read_text())["networks"]
+
+  def accuracies(comparison, kind):
+    width = str(compared[comparison][kind]["width"]).removesuffix(".0")
+    runs = sorted((STUDY / kind / f"width={width}").glob("seed*"))
+    return np.array([100 * records(run)[-1]["eval_accuracy"] for run in runs])
+
+  rows = cells_of_readme(evidence.TYPES)
+  assert [row[0] for row in rows] == [f"`{kind}`" for kind in compared["slots"]]
+  for kind, row in zip(compared["slots"], rows, strict=True):
+    config = config_lib.load(str(STUDY / kind / "width=1" / "seed0" / "config.json"))
+    costs = cf.costs(config)
+    speed = np.median(speeds[f"{kind}, width 1"]["training"])
+    expected = [f"{costs.parameters:,}", f"{costs.multiply_adds:,}", f"{speed:,.0f}"]
+    for comparison in compared:
+      of_kind = accuracies(comparison, kind)
+      gap = of_kind - accuracies(comparison, "plain")
+      expected += [spread(of_kind), "-" if kind == "plain" else interval(gap)]
+    assert row[1:] == expected
+
+
 def test_the_command_that_made_the_tables_makes_them_again(tmp_path):
   for name in ("results", "docs"):
     shutil.copytree(ROOT / name, tmp_path / name)
   text = (ROOT / "README.md").read_text()
   emptied = evidence.replace(text, evidence.NETWORKS, ["nothing"])
+  if OF_STUDY:
+    emptied = evidence.replace(emptied, evidence.TYPES, ["nothing"])
   (tmp_path / "README.md").write_text(emptied)
   evidence.write(tmp_path)
   assert (tmp_path / "README.md").read_text() == text
