@@ -8,8 +8,10 @@ Every type takes the slots of the network `uniform`, in up to three comparisons:
 
 Widths are found by counting. Each type is trained with the best of several peak
 learning rates, which are compared first, with the first seed, on nine tenths of the
-training images and judged on the rest. Runs that several comparisons share are trained
-once, so a comparison can be added later. Rerun the same command to resume.
+training images and judged on the rest: 0.003, 0.01 and 0.03, and lower or higher ones
+for as long as the best one is the lowest or highest tried. Runs that several
+comparisons share are trained once, so a comparison can be added later. Rerun the same
+command to resume.
 
 OUTPUT has study.md and study.html with tables, figures and conclusions, study.json with
 every number, and the run directories TYPE/width=W/seed0 and TYPE/search/rate=R. Speed
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 BASE = "plain"  # the type that the others are compared with
 COMPARISONS = ("slots", "multiply_adds", "parameters")
-RATES = (0.003, 0.01, 0.03)
+RATES = (0.003, 0.01, 0.03)  # the peak rates that every type is tried with
+ALL_RATES = (0.0003, 0.001, *RATES, 0.1, 0.3)  # the others only beyond the best
 MEASURED = "measured.json"  # speed and memory of the networks
 # Keys that the study sets itself.
 ITS_KEYS = (
@@ -87,7 +90,7 @@ class Study:
   measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def rate(self, kind: str) -> float | None:
-    """Returns the peak learning rate with which a type did best in the search."""
+    """Returns the peak rate that was best for a type in the search; first of equals."""
     tried = self.search[kind].items()
     known = {rate: reached for rate, reached in tried if reached is not None}
     return max(known, key=lambda rate: known[rate]) if known else None
@@ -284,13 +287,28 @@ def search_rates(study: Study, train_all: Callable[..., int]) -> int:
   Returns:
     The exit code of `jobs.train_all`.
   """
-  tried = {kind: {r: study.search_job(kind, r) for r in RATES} for kind in study.types}
-  planned = [job for of_kind in tried.values() for job in of_kind.values()]
-  print(f"The peak learning rate of each type: {len(planned)} short runs", flush=True)
-  code = train_all(planned, stop_codes=STOP_CODES)
-  for kind, of_kind in tried.items():
-    study.search[kind] = {rate: accuracy(job) for rate, job in of_kind.items()}
+  study.search = {kind: {} for kind in study.types}
+  todo, code = {kind: list(RATES) for kind in study.types}, 0
+  while planned := {
+    (kind, r): study.search_job(kind, r) for kind in todo for r in todo[kind]
+  }:
+    print(f"The peak learning rate of each type: {len(planned)} short runs", flush=True)
+    code = train_all(list(planned.values()), stop_codes=STOP_CODES) or code
+    for (kind, rate), job in planned.items():
+      study.search[kind][rate] = accuracy(job)
+    if code in STOP_CODES:
+      break
+    todo = {kind: _untried_neighbours(study, kind) for kind in study.types}
   return code
+
+
+def _untried_neighbours(study: Study, kind: str) -> list[float]:
+  """Returns the rates next to a type's best one that it has not been tried with."""
+  if (best := study.rate(kind)) is None:
+    return []
+  place = ALL_RATES.index(best)
+  around = ALL_RATES[max(place - 1, 0) : place + 2]
+  return [rate for rate in around if rate not in study.search[kind]]
 
 
 def check_parameters(study: Study) -> None:

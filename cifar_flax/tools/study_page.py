@@ -257,16 +257,17 @@ def _search_table(study: Study) -> Table:
   """Returns the accuracies of the search; the best rate of a type is chosen."""
   job = study.search_job(study.types[0], 0.01)
   data, epochs = job.config.data, job.config.num_epochs
-  rates = list(next(iter(study.search.values())))
+  rates = sorted({rate for tried in study.search.values() for rate in tried})
   rows: list[list[Cell]] = []
   for kind, tried in study.search.items():
-    found = [tried[rate] for rate in rates]
+    found = [tried.get(rate) for rate in rates]
     cells = [None if accuracy is None else Number(accuracy) for accuracy in found]
     chosen = study.rate(kind)
     rows.append([kind, *cells, f"{chosen:g}" if chosen else None])
   note = (
     f"One seed, width {show_width(job.config.model.width)}. A type's best rate is used "
-    "in all of its runs; - is a run that did not finish."
+    "in all of its runs; the rates next to it were tried, too. A dash is a rate that "
+    "was not tried, or a run that did not finish."
   )
   return Table(
     f"Accuracy in percent on {data.eval_split} after {epochs} epochs on "
@@ -289,7 +290,7 @@ def _json(
     "command": study.command,
     "conclusions": conclusions,
     "search": {
-      kind: {"accuracies": tried, "chosen": study.rate(kind)}
+      kind: {"accuracies": dict(sorted(tried.items())), "chosen": study.rate(kind)}
       for kind, tried in study.search.items()
     },
     "comparisons": {
