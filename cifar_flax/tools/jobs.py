@@ -181,7 +181,8 @@ class Worker:
     )
     os.close(writer)
     if cores:  # before it has any other thread
-      os.sched_setaffinity(self._process.pid, cores)
+      with contextlib.suppress(ProcessLookupError):  # it has died: `wait` finds its code
+        os.sched_setaffinity(self._process.pid, cores)
     self._answers = os.fdopen(reader)
     self._code: int | None = None
     self.pid = self._process.pid
