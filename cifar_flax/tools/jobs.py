@@ -181,7 +181,7 @@ class Worker:
     )
     os.close(writer)
     if cores:  # before it has any other thread
-      with contextlib.suppress(ProcessLookupError):  # it has died: `wait` finds its code
+      with contextlib.suppress(ProcessLookupError):  # dead: `wait` finds its code
         os.sched_setaffinity(self._process.pid, cores)
     self._answers = os.fdopen(reader)
     self._code: int | None = None
@@ -196,7 +196,7 @@ class Worker:
     order = {"arguments": job.command[len(MAIN) :], "log": log}
     self._code, stdin = None, self._process.stdin
     assert stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has died: `wait` finds its code
+    with contextlib.suppress(BrokenPipeError):  # dead: `wait` finds its code
       stdin.write(json.dumps(order) + "\n")
       stdin.flush()
 
