@@ -60,8 +60,8 @@ gpu-compile:  ## compile every config for GPUs without having one
 	  $(if $(CONFIGS),--configs=$(CONFIGS)) $(if $(TARGETS),--targets=$(TARGETS)) \
 	  $(if $(DEVICES),--devices=$(DEVICES)) $(if $(DTYPES),--dtypes=$(DTYPES))
 
-evidence: $(INSTALLED)  ## write README's table and pictures from results/
-	$(RUN) -m cifar_flax.tools.evidence
+evidence: $(INSTALLED)  ## write tables and pictures from results/
+	$(RUN) -m cifar_flax.tools.evidence $(ARGS)
 
 notebooks: $(INSTALLED)  ## execute the notebooks and save their outputs (minutes)
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb

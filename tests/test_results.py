@@ -18,9 +18,10 @@ from cifar_flax.run import checkpoints
 from cifar_flax.tools import evidence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FOLDERS = sorted(path.parent for path in ROOT.glob("results/*/summary.json"))
-STUDY = ROOT / "results" / "study"
-OF_STUDY = sorted(path.parent for path in STUDY.rglob("summary.json"))
+RESULTS = ROOT / "results"
+FOLDERS = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
+ALL_FOLDERS = sorted(path.parent for path in RESULTS.rglob("summary.json"))
+STUDY = RESULTS / "study"
 MEGABYTES = 12  # all of them together
 
 
@@ -32,12 +33,12 @@ def records(folder):
 
 def test_there_are_runs_and_they_are_small():
   assert FOLDERS
-  files = [file for file in (ROOT / "results").rglob("*") if file.is_file()]
+  files = [file for file in RESULTS.rglob("*") if file.is_file()]
   assert sum(file.stat().st_size for file in files) < MEGABYTES * 1e6
 
 
 @pytest.mark.parametrize(
-  "folder", FOLDERS + OF_STUDY, ids=lambda f: str(f.relative_to(ROOT / "results"))
+  "folder", ALL_FOLDERS, ids=lambda folder: str(folder.relative_to(RESULTS))
 )
 def test_config_metrics_and_summary_are_of_one_finished_run(folder):
   config = config_lib.load(str(folder / "config.json"))
@@ -53,16 +54,18 @@ def test_config_metrics_and_summary_are_of_one_finished_run(folder):
   assert (summary["seed"], summary["num_epochs"]) == (config.seed, config.num_epochs)
   assert summary["data"]["name"] == "cifar10"
   counts = (summary["data"]["train_examples"], summary["data"]["eval_examples"])
-  if "search" in folder.parts:  # of a learning rate, which never sees a test image
-    assert counts == (45_000, 5_000) and config.data.eval_split == "train[90%:100%]"
+  if "search" in folder.parts and "on_test" not in folder.parts:  # sees no test image
+    assert counts == (45_000, 5_000)
+    assert config.data.eval_split in ("train[90%:100%]", "train[45000:]")
   else:
     assert counts == (50_000, 10_000)
     assert (config.data.train_split, config.data.eval_split) == ("train", "test")
 
 
 def test_no_place_on_a_machine_is_named():
-  for file in (ROOT / "results").rglob("*.json*"):
-    assert not re.search(r"(?<![\w.:])(/|~/)\w+/", file.read_text()), file
+  for file in RESULTS.rglob("*"):
+    if file.suffix in (".json", ".jsonl", ".md", ".csv", ".tex"):
+      assert not re.search(r"(?<![\w.:])(/|~/)\w+/", file.read_text()), file
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -76,9 +79,9 @@ def test_its_weights_answer(folder):
   np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-def cells_of_readme(table):
-  """Returns the rows of one of README's tables, without its head."""
-  text = (ROOT / "README.md").read_text()
+def cells_of(table, file=evidence.README):
+  """Returns the rows of a table in a Markdown file, without its head."""
+  text = (ROOT / file).read_text()
   lines = text.split(evidence.BEGIN.format(table))[1].split(evidence.END)[0]
   rows = lines.strip().splitlines()[2:]
   return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
@@ -87,7 +90,7 @@ def cells_of_readme(table):
 def readme_rows():
   """Returns the cells of README's table of networks by network and recipe."""
   network, found = "", {}
-  for name, recipe, *cells in cells_of_readme(evidence.NETWORKS):
+  for name, recipe, *cells in cells_of(evidence.NETWORKS):
     network = name.strip("`") or network
     found[network, recipe] = cells
   return found
@@ -96,26 +99,34 @@ def readme_rows():
 def test_readme_states_every_run():
   """Each cell is computed from metrics.jsonl anew."""
   stated = {key: row for key, row in readme_rows().items() if key[1] != "published"}
-  runs = collections.defaultdict(list)
+  runs, devices = collections.defaultdict(list), collections.defaultdict(list)
   for folder in FOLDERS:
-    config = json.loads((folder / "config.json").read_text())
-    name = config["name"]
+    name = json.loads((folder / "config.json").read_text())["name"]
+    runs[name].append(records(folder))
+    device = json.loads((folder / "summary.json").read_text())["device"]
+    devices[name].append("CPU" if " cpu" in device else "GPU")
+  assert len(stated) == len(runs)
+  speeds = json.loads((RESULTS / "measured.json").read_text())["networks"]
+  for name, of_name in runs.items():
     tuned = publications.TUNED.get(name)
-    runs[tuned or name, "tuned" if tuned else "faithful"].append(records(folder))
-  assert stated.keys() == runs.keys()
-  for key, of_key in runs.items():
-    test = np.array([100 * epochs[-1]["eval_accuracy"] for epochs in of_key])
-    train = [100 * max(e["train_accuracy"] for e in epochs) for epochs in of_key]
-    speed = max(e["images_per_second"] for epochs in of_key for e in epochs)
-    number = len(of_key[0])
-    assert stated[key] == [
-      str(len(of_key)),
-      str(number),
-      spread(test),
-      spread(train),
-      spread(train - test),
-      f"{number * 50_000 / speed / 3600:.1f}",
-    ]
+    number = len(of_name[0])
+    hours = number * 50_000 / np.median(speeds[name]["training"]) / 3600
+    expected = [str(number), *outcome(of_name), f"{hours:.1f}"]
+    n, where, *others = stated[tuned or name, "tuned" if tuned else "faithful"]
+    assert (n, others) == (str(len(of_name)), expected)
+    counted = collections.Counter(devices[name])
+    assert where == (
+      ", ".join(f"{counted[kind]} {kind}" for kind in sorted(counted))
+      if len(counted) > 1
+      else devices[name][0]
+    )
+
+
+def outcome(runs):
+  """Returns the cells with test accuracy, highest training accuracy and gap."""
+  test = np.array([100 * epochs[-1]["eval_accuracy"] for epochs in runs])
+  train = [100 * max(e["train_accuracy"] for e in epochs) for epochs in runs]
+  return [spread(test), spread(train), spread(train - test)]
 
 
 def spread(values):
@@ -125,14 +136,14 @@ def spread(values):
 
 def test_readme_states_the_published_figures():
   for (network, recipe), cells in readme_rows().items():
-    if recipe == "published" and cells[0] != "-":
+    if recipe == "published":
       known = publications.lookup(network)
       test, train = 100 * known.test_accuracy, 100 * known.max_train_accuracy
       figures = [f"{test:.2f}", f"{train:.2f}", f"{train - test:.2f}"]
-      assert cells == ["1", str(known.epochs), *figures, "-"]
+      assert cells == ["1", "-", str(known.epochs), *figures, "-"]
 
 
-def test_a_study_becomes_a_row_for_each_type():
+def test_a_study_becomes_a_table_for_each_comparison():
   def found(accuracies, **costs):
     known = {"parameters": 1234, "multiply-adds": 56789, **costs}
     return {"accuracies": dict(enumerate(accuracies)), "costs": known}
@@ -142,13 +153,16 @@ def test_a_study_becomes_a_row_for_each_type():
   slots = {"plain": plain, "grouped": found([77.0, 78.5, 79.0])}
   wide = {"plain": plain, "grouped": found([81.0, 82.0, 83.0])}
   made = evidence.types({"comparisons": {"slots": slots, "multiply_adds": wide}})
-  rows = [[tables.cell_text(cell) for cell in row] for row in made.rows]
-  plainly = ["81.00 ± 1.00", "-"]
-  assert rows == [
-    ["`plain`", "1,234", "56,789", "2,000", *plainly, *plainly],
-    ["`grouped`", "1,234", "56,789", "-", "78.17 ± 1.04", "-2.83 [-3.55, -2.12]"]
-    + ["82.00 ± 1.00", "+1.00 [+1.00, +1.00]"],
-  ]
+  cells = {
+    name: [[tables.cell_text(cell) for cell in row] for row in table.rows]
+    for name, table in made.items()
+  }
+  base = ["`plain`", "1,234", "56,789", "2,000", "81.00 ± 1.00", "-"]
+  grouped = ["`grouped`", "1,234", "56,789", "-"]
+  assert cells == {
+    "slots": [base, [*grouped, "78.17 ± 1.04", "-2.83 [-3.55, -2.12]"]],
+    "multiply_adds": [base, [*grouped, "82.00 ± 1.00", "+1.00 [+1.00, +1.00]"]],
+  }
 
 
 def interval(gaps):
@@ -156,38 +170,67 @@ def interval(gaps):
   return f"{np.mean(gaps):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-@pytest.mark.skipif(not OF_STUDY, reason="no study is published")
-def test_readme_states_the_study():
+@pytest.mark.parametrize("comparison", ["slots", "multiply_adds"])
+def test_readme_states_the_study(comparison):
   """Each accuracy is computed from metrics.jsonl anew."""
-  compared = json.loads((STUDY / "study.json").read_text())["comparisons"]
+  compared = json.loads((STUDY / "study.json").read_text())["comparisons"][comparison]
   speeds = json.loads((STUDY / "measured.json").read_text())["networks"]
+  widths = {k: str(of["width"]).removesuffix(".0") for k, of in compared.items()}
 
-  def accuracies(comparison, kind):
-    width = str(compared[comparison][kind]["width"]).removesuffix(".0")
-    runs = sorted((STUDY / kind / f"width={width}").glob("seed*"))
-    return np.array([100 * records(run)[-1]["eval_accuracy"] for run in runs])
+  def folders(kind):
+    return sorted((STUDY / kind / f"width={widths[kind]}").glob("seed*"))
 
-  rows = cells_of_readme(evidence.TYPES)
-  assert [row[0] for row in rows] == [f"`{kind}`" for kind in compared["slots"]]
-  for kind, row in zip(compared["slots"], rows, strict=True):
-    config = config_lib.load(str(STUDY / kind / "width=1" / "seed0" / "config.json"))
-    costs = cf.costs(config)
-    speed = np.median(speeds[f"{kind}, width 1"]["training"])
-    expected = [f"{costs.parameters:,}", f"{costs.multiply_adds:,}", f"{speed:,.0f}"]
-    for comparison in compared:
-      of_kind = accuracies(comparison, kind)
-      gap = of_kind - accuracies(comparison, "plain")
-      expected += [spread(of_kind), "-" if kind == "plain" else interval(gap)]
-    assert row[1:] == expected
+  def accuracies(kind):
+    return np.array([100 * records(f)[-1]["eval_accuracy"] for f in folders(kind)])
+
+  rows = cells_of(comparison)
+  assert [row[0] for row in rows] == [f"`{kind}`" for kind in compared]
+  for kind, row in zip(compared, rows, strict=True):
+    costs = cf.costs(config_lib.load(str(folders(kind)[0] / "config.json")))
+    speed = np.median(speeds[f"{kind}, width {widths[kind]}"]["training"])
+    gap = accuracies(kind) - accuracies("plain")
+    assert row[1:] == [
+      f"{costs.parameters:,}",
+      f"{costs.multiply_adds:,}",
+      f"{speed:,.0f}",
+      spread(accuracies(kind)),
+      "-" if kind == "plain" else interval(gap),
+    ]
+
+
+def test_the_search_is_stated_as_it_was():
+  """Each row has the outcome of the runs whose configs have the keys that it names."""
+  base = config_lib.flatten(config_lib.load(str(ROOT / "configs/net6b_tuned.py")))
+  ran = collections.defaultdict(list)
+  for file in (RESULTS / "search").rglob("config.json"):
+    config = config_lib.flatten(config_lib.load(str(file)))
+    key = tuple(
+      f"`{name}={value}`"
+      for name, value in config.items()
+      if value != base[name]
+      and name not in ("seed", "name", "num_epochs")
+      and not name.startswith(("data.", "checkpoint."))
+    )
+    where = (str(config["num_epochs"]), f"`{config['data.eval_split']}`")
+    ran[(*where, frozenset(key))].append(records(file.parent))
+  stated = {}
+  for epochs, split, changed, *others in cells_of(evidence.SEARCH, evidence.RECIPE):
+    keys = [] if changed == "nothing" else changed.split(", ")
+    stated[epochs, split, frozenset(keys)] = others
+  expected = {key: [str(len(runs)), *outcome(runs)] for key, runs in ran.items()}
+  assert stated == expected
 
 
 def test_the_command_that_made_the_tables_makes_them_again(tmp_path):
   for name in ("results", "docs"):
     shutil.copytree(ROOT / name, tmp_path / name)
-  text = (ROOT / "README.md").read_text()
-  emptied = evidence.replace(text, evidence.NETWORKS, ["nothing"])
-  if OF_STUDY:
-    emptied = evidence.replace(emptied, evidence.TYPES, ["nothing"])
-  (tmp_path / "README.md").write_text(emptied)
+  shutil.copy(ROOT / "README.md", tmp_path)
+  for file, names in evidence.made(ROOT).items():
+    text = (ROOT / file).read_text()
+    for name in names:
+      text = evidence.replace(text, name, ["nothing"])
+    assert text.count("nothing") >= len(names)
+    (tmp_path / file).write_text(text)
   evidence.write(tmp_path)
-  assert (tmp_path / "README.md").read_text() == text
+  for file in evidence.made(ROOT):
+    assert (tmp_path / file).read_text() == (ROOT / file).read_text()

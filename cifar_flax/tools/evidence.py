@@ -1,34 +1,49 @@
-"""Writes README's tables and pictures from `results/`: `make evidence`.
+"""Writes tables and pictures from `results/`: `make evidence`.
 
-Each table replaces the lines of README between its two marks. Each network that was
-trained to its published length gets a picture, docs/<config>_curves.png. `publish` adds
-runs to `results/`, and the study's command writes study.json beside its own.
+Each table replaces the lines of a Markdown file between its two marks. Each network
+that was trained to its published length gets a picture, docs/<config>_curves.png.
+`publish` adds runs to `results/`, and the study's command writes study.json beside its
+own. With nothing else running, `make evidence ARGS=--measure` first measures how fast
+each config trains on this machine, from which the hours of a run follow, and writes
+results/measured.json.
 """
 
+import argparse
+import json
 import pathlib
+import statistics
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from cifar_flax import command_line, figures, published, tables
+from cifar_flax import config as config_lib
 from cifar_flax.errors import UserError
 from cifar_flax.run.files import read_json, write_atomically
 from cifar_flax.tables import Cell, Number, Table
 from cifar_flax.tools import comparison, finished
 from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.finished import Group
-from cifar_flax.tools.study import BASE
+from cifar_flax.tools.study import BASE, MEASURED
 
 BEGIN, END = "<!-- {}: made by `make evidence` -->", "<!-- until here -->"
-NETWORKS, TYPES = "networks", "types"  # README's tables
+NETWORKS, SEARCH = "networks", "search"  # tables; the others are comparisons of types
+README, RECIPE = "README.md", "docs/recipe.md"
+SEARCHED = "net6b_tuned"  # whose recipe was sought
+OWN_COLUMNS = ("num_epochs", "data.train_split", "data.eval_split")  # of a search
+COSTS = ("parameters", "multiply-adds")  # of a type
+WINDOWS = 5  # of a second each, when speed is measured
 COLUMNS = (
   "network",
   "recipe",
   "n",
+  "trained on",
   "epochs",
   "test accuracy, %",
   "max. train accuracy, %",
   "gap, points",
-  "hours",
+  "hours on two cores",
 )
 
 
@@ -49,8 +64,13 @@ def read(folder: pathlib.Path) -> dict[str, Group]:
   return found
 
 
-def networks(groups: dict[str, Group]) -> Table:
-  """Returns a row for each recipe of each network: published, faithful, tuned."""
+def networks(groups: dict[str, Group], speeds: dict[str, Any]) -> Table:
+  """Returns a row for each recipe of each network: published, faithful, tuned.
+
+  Args:
+    groups: the runs by the name of their config.
+    speeds: the `networks` of measured.json, by the name of their config.
+  """
   found = Table("Published and ours", COLUMNS)
   tuned_of = {network: tuned for tuned, network in published.TUNED.items()}
   for network in published.CONFIGS:
@@ -58,82 +78,143 @@ def networks(groups: dict[str, Group]) -> Table:
     ours = {recipe: groups[name] for recipe, name in names.items() if name in groups}
     if not ours:
       continue
-    rows = [_published_row(network)]
-    rows += [[recipe, *_cells(group)] for recipe, group in ours.items()]
+    rows = _published_rows(network)
+    rows += [[recipe, *_cells(group, speeds)] for recipe, group in ours.items()]
     found.rows += [
       ["" if number else f"`{network}`", *row] for number, row in enumerate(rows)
     ]
   return found
 
 
-def _published_row(network: str) -> list[Cell]:
+def _published_rows(network: str) -> list[list[Cell]]:
+  """Returns a row with the published result of a network, if it has one."""
   known = published.lookup(network)
   outcome = known and published.after(network, known.epochs)
   if not outcome:
-    return ["published", None, None, None, None, None, None]
+    return []
   return [
-    "published",
-    Number(1, digits=0),
-    Number(outcome.epochs, digits=0),
-    Number(100 * outcome.test_accuracy),
-    Number(100 * outcome.max_train_accuracy),
-    Number(100 * outcome.gap),
-    None,
+    [
+      "published",
+      Number(1, digits=0),
+      None,
+      Number(outcome.epochs, digits=0),
+      Number(100 * outcome.test_accuracy),
+      Number(100 * outcome.max_train_accuracy),
+      Number(100 * outcome.gap),
+      None,
+    ]
   ]
 
 
-def _cells(group: Group) -> list[Cell]:
-  """Returns a group's cells; hours are those at the speed of its fastest epoch."""
+def _cells(group: Group, speeds: dict[str, Any]) -> list[Cell]:
+  """Returns a group's cells; hours are training alone, at the measured speed."""
   run = group.runs[0]
   images = len(run.rows) * run.facts["data"]["train_examples"]
-  fastest = max(row["images_per_second"] for run in group.runs for row in run.rows)
-  percent = ("eval_accuracy", "max_train_accuracy", "gap")
+  measured = speeds.get(group.name)
+  speed = statistics.median(measured["training"]) if measured else None
   return [
     Number(len(group.runs), digits=0),
+    _devices(group),
     Number(len(run.rows), digits=0),
-    *(Number.of([100 * value for value in group.values(name)]) for name in percent),
-    Number(images / fastest / 3600, digits=1),
+    *_outcome(group),
+    Number(images / speed / 3600, digits=1) if speed else None,
   ]
 
 
-def types(study: dict[str, Any]) -> Table:
-  """Returns a row for each type of convolution: its costs, and each comparison.
+def _outcome(group: Group) -> list[Cell]:
+  """Returns a group's accuracy, highest training accuracy and gap, in percent."""
+  names = ("eval_accuracy", "max_train_accuracy", "gap")
+  return [Number.of([100 * value for value in group.values(name)]) for name in names]
+
+
+def _devices(group: Group) -> str:
+  """Returns what a group's runs were trained on, such as "1 CPU, 2 GPU"."""
+  kinds = Counter(_kind(run.facts["device"]) for run in group.runs)
+  if len(kinds) == 1:
+    return next(iter(kinds))
+  return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _kind(device: str) -> str:
+  """Returns the kind of a device that `provenance.hardware` describes."""
+  name = device.split(" x ", 1)[1].upper()
+  return next((kind for kind in ("CPU", "TPU") if name.startswith(kind)), "GPU")
+
+
+def search(tuned: Group, tried: list[Group]) -> Table:
+  """Returns a row for each recipe that was tried, the longest and best first.
 
   Args:
-    study: the content of the study.json of a study that has compared slots.
+    tuned: runs of the recipe that is changed.
+    tried: runs of the changed ones, and of the same one on other images.
   """
-  compared = {
-    name: {kind: _entry(kind, found) for kind, found in of_name.items()}
-    for name, of_name in study["comparisons"].items()
-  }
-  columns = ["type", "parameters", "multiply-adds", "images/s, training"]
-  for name in compared:
-    columns += [f"accuracy, % (same {name.replace('_', '-')})", "difference to plain"]
-  found = Table("What a type costs and gains", columns)
-  for kind, of_kind in study["comparisons"]["slots"].items():
-    costs = of_kind["costs"]
-    microseconds = costs.get("training time per image, µs")
-    cells: list[Cell] = [
-      Number(costs["parameters"], digits=0),
-      Number(costs["multiply-adds"], digits=0),
-      Number(1e6 / microseconds, digits=0) if microseconds else None,
-    ]
-    for of_name in compared.values():
-      cells += _compared(of_name.get(kind), of_name[BASE])
-    found.rows.append([f"`{kind}`", *cells])
-  return found.without_empty_columns()
+  columns = ("epochs", "evaluated on", f"changed in {tuned.name}", "n")
+  found = Table("What was tried", (*columns, "accuracy, %", *COLUMNS[6:8]))
+
+  def order(group: Group) -> tuple[Any, ...]:
+    mean = statistics.fmean(group.values("eval_accuracy"))
+    return -len(group.runs[0].rows), group.eval_split, -mean
+
+  for group in sorted(tried, key=order):
+    changed = [f"`{key}={value}`" for key, value in _changes(tuned, group)]
+    epochs, n = len(group.runs[0].rows), len(group.runs)
+    found.rows.append(
+      [
+        Number(epochs, digits=0),
+        f"`{group.eval_split}`",
+        ", ".join(changed) or "nothing",
+        Number(n, digits=0),
+        *_outcome(group),
+      ]
+    )
+  return found
 
 
-def _entry(kind: str, found: dict[str, Any]) -> Entry:
-  return Entry(kind, found["accuracies"], found["costs"])
+def _changes(group: Group, other: Group) -> Iterator[tuple[str, str]]:
+  """Yields the keys of a config that have another value in another group's, and it.
+
+  Those that have an effect in one of them only are left out at their defaults.
+  """
+  known = config_lib.fields()
+  for key, (before, after) in finished.differing([group, other]).items():
+    if key not in known or key in OWN_COLUMNS or after is None:
+      continue
+    if before is not None or after != str(known[key].default):
+      yield key, after
 
 
-def _compared(entry: Entry | None, base: Entry) -> list[Cell]:
-  """Returns an accuracy, and its difference to that of the base, with its interval."""
-  if entry is None:
-    return [None, None]
+def types(study: dict[str, Any]) -> dict[str, Table]:
+  """Returns a table for each comparison of a study, with a row for each type.
+
+  Args:
+    study: the content of its study.json.
+  """
+  columns = ("type", *COSTS, "images/s", "accuracy, %", f"against {BASE}, points")
+  found = {}
+  for name, of_kind in study["comparisons"].items():
+    title = f"What a type costs and gains: the same {name.replace('_', '-')}"
+    found[name] = Table(title, columns)
+    entries = [Entry(k, of["accuracies"], of["costs"]) for k, of in of_kind.items()]
+    base = next(entry for entry in entries if entry.name == BASE)
+    found[name].rows = [_type_row(entry, base) for entry in entries]
+  return found
+
+
+def _type_row(entry: Entry, base: Entry) -> list[Cell]:
+  """Returns a type's costs, accuracy, and difference to the base with its interval."""
+  microseconds = entry.costs.get("training time per image, µs")
+  speed = 1e6 / microseconds if microseconds else None
   gap = comparison.difference(entry, base) if entry is not base else None
-  return [Number.of(list(entry.accuracies.values())), gap.text() if gap else None]
+  return [
+    f"`{entry.name}`",
+    *(_whole(cost) for cost in (*map(entry.costs.get, COSTS), speed)),
+    Number.of(list(entry.accuracies.values())),
+    gap.text() if gap else None,
+  ]
+
+
+def _whole(value: float | None) -> Cell:
+  return None if value is None else Number(value, digits=0)
 
 
 def replace(text: str, name: str, lines: list[str]) -> str:
@@ -142,25 +223,48 @@ def replace(text: str, name: str, lines: list[str]) -> str:
   before, found, rest = text.partition(begin)
   _, ended, after = rest.partition(END)
   if not (found and ended):
-    raise UserError(f"README.md: the lines {begin} and {END} are missing")
+    raise UserError(f"the lines {begin} and {END} are missing")
   return "\n".join([before + found, "", *lines, "", END + after])
 
 
-def write(root: pathlib.Path) -> None:
-  """Writes README's tables and the pictures of the repository in `root`."""
-  from cifar_flax.tools import plots
+def measure(root: pathlib.Path) -> None:
+  """Measures how fast the configs in `results/` train, and keeps it there."""
+  from cifar_flax.tools import measurement
 
   groups = read(root / "results")
-  made = {NETWORKS: networks(groups)}
-  if (study := root / "results" / "study" / "study.json").exists():
-    made[TYPES] = types(read_json(study))
-  text = (root / "README.md").read_text()
-  for name, table in made.items():
-    rows = [[tables.cell_text(cell) for cell in row] for row in table.rows]
-    text = replace(text, name, tables.markdown(table.columns, rows))
-    print(table.text())
-  write_atomically(root / "README.md", text.encode())
-  for name, group in groups.items():
+  configs = {name: group.runs[0].config for name, group in groups.items()}
+  found = measurement.record(configs, num_classes=10, windows=WINDOWS)
+  text = json.dumps(found, indent=2) + "\n"
+  write_atomically(root / "results" / MEASURED, text.encode())
+
+
+def made(root: pathlib.Path) -> dict[str, dict[str, Table]]:
+  """Returns the tables of each file, for the results in the repository in `root`."""
+  results = root / "results"
+  groups, measured = read(results), results / MEASURED
+  speeds = read_json(measured)["networks"] if measured.exists() else {}
+  found = {README: {NETWORKS: networks(groups, speeds)}}
+  if (study := results / "study" / "study.json").exists():
+    found[README] |= types(read_json(study))
+  if (tried := results / SEARCH).exists():
+    runs, _ = finished.find([str(tried)])
+    of_recipe = [Group(group) for group in finished.group(runs)[0]]
+    found[RECIPE] = {SEARCH: search(groups[SEARCHED], of_recipe)}
+  return found
+
+
+def write(root: pathlib.Path) -> None:
+  """Writes the tables and the pictures of the repository in `root`."""
+  from cifar_flax.tools import plots
+
+  for file, of_file in made(root).items():
+    text = (root / file).read_text()
+    for name, table in of_file.items():
+      rows = [[tables.cell_text(cell) for cell in row] for row in table.rows]
+      text = replace(text, name, tables.markdown(table.columns, rows))
+      print(table.text())
+    write_atomically(root / file, text.encode())
+  for name, group in read(root / "results").items():
     known = published.lookup(name)
     if group.published and known and len(group.runs[0].rows) == known.epochs:
       picture = figures.png(plots.curves([group])["accuracy"])
@@ -168,8 +272,13 @@ def write(root: pathlib.Path) -> None:
 
 
 def main() -> int:
-  """Runs the command; returns 0, or 2 if `results/` or README are not as expected."""
+  """Runs the command; returns 0, or 2 if `results/` or a file is not as expected."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--measure", action="store_true", help="measures speed first")
+  flags = parser.parse_args()
   try:
+    if flags.measure:
+      measure(pathlib.Path.cwd())
     write(pathlib.Path.cwd())
     return 0
   except UserError as error:

@@ -71,6 +71,21 @@ def measure(
   }
 
 
+def record(
+  configs: Mapping[str, Config], num_classes: int, windows: int
+) -> dict[str, Any]:
+  """Measures networks, and returns what a measured.json keeps.
+
+  Returns:
+    `networks`, the fields of `Measured` by name, and the circumstances: date, hardware,
+    load and versions.
+  """
+  when_and_where = circumstances()
+  found = measure(configs, num_classes, windows)
+  networks = {name: dataclasses.asdict(costs) for name, costs in found.items()}
+  return {**when_and_where, "networks": networks}
+
+
 def circumstances() -> dict[str, Any]:
   """Returns when and where it is measured, and how busy the machine is already."""
   return {

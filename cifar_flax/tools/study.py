@@ -345,10 +345,7 @@ def measure(study: Study, windows: int, again: bool) -> None:
   from cifar_flax.tools import measurement
 
   print(f"Measuring the speed of {len(wanted)} networks", flush=True)
-  circumstances = measurement.circumstances()
-  found = measurement.measure(wanted, num_classes_of(study.config), windows)
-  networks = {name: dataclasses.asdict(costs) for name, costs in found.items()}
-  study.measured = {**circumstances, "networks": networks}
+  study.measured = measurement.record(wanted, num_classes_of(study.config), windows)
   study.output.mkdir(parents=True, exist_ok=True)
   files.write_atomically(file, (json.dumps(study.measured, indent=2) + "\n").encode())
 
