@@ -239,7 +239,7 @@ def _figures(
   n = sorted({len(entry.accuracies) for entry in every})
   is_copy = data["name"] == published.DATASET and not data["download_size"]
   subtitle = (
-    f"{data['name']}{' (not the official files)' if is_copy else ''}, "
+    f"{data['name']}{' (a copy)' if is_copy else ''}, "
     f"{data['train_examples']:,} training images, "
     f"{facts['num_epochs']} epochs, n = {'-'.join(map(str, n))}"
   )
