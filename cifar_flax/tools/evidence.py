@@ -30,8 +30,10 @@ from cifar_flax.tools.study import BASE, MEASURED
 BEGIN, END = "<!-- {}: made by `make evidence` -->", "<!-- until here -->"
 NETWORKS, SEARCH = "networks", "search"  # tables; the others are comparisons of types
 README, RECIPE = "README.md", "docs/recipe.md"
+FIRST = "on_test/first"  # of a search's folder: runs of the recipe that it began with
 SEARCHED = "net6b_tuned"  # whose recipe was sought
-OWN_COLUMNS = ("num_epochs", "data.train_split", "data.eval_split")  # of a search
+# Keys that have a column of their own in the table of a search, or follow from one.
+OWN_COLUMNS = ("model.name", "num_epochs", "data.train_split", "data.eval_split")
 COSTS = ("parameters", "multiply-adds")  # of a type
 WINDOWS = 5  # of a second each, when speed is measured
 COLUMNS = (
@@ -141,29 +143,30 @@ def _kind(device: str) -> str:
   return next((kind for kind in ("CPU", "TPU") if name.startswith(kind)), "GPU")
 
 
-def search(tuned: Group, tried: list[Group]) -> Table:
+def search(first: Group, tried: list[Group]) -> Table:
   """Returns a row for each recipe that was tried, the longest and best first.
 
   Args:
-    tuned: runs of the recipe that is changed.
-    tried: runs of the changed ones, and of the same one on other images.
+    first: runs of the recipe that the search began with.
+    tried: these and the runs of all others.
   """
-  columns = ("epochs", "evaluated on", f"changed in {tuned.name}", "n")
+  columns = ("network", "epochs", "evaluated on", "changed in the first recipe", "n")
   found = Table("What was tried", (*columns, "accuracy, %", *COLUMNS[6:8]))
 
   def order(group: Group) -> tuple[Any, ...]:
     mean = statistics.fmean(group.values("eval_accuracy"))
-    return -len(group.runs[0].rows), group.eval_split, -mean
+    epochs = len(group.runs[0].rows)
+    return group.runs[0].config.model.name, -epochs, group.eval_split, -mean
 
   for group in sorted(tried, key=order):
-    changed = [f"`{key}={value}`" for key, value in _changes(tuned, group)]
-    epochs, n = len(group.runs[0].rows), len(group.runs)
+    changed = [f"`{key}={value}`" for key, value in _changes(first, group)]
     found.rows.append(
       [
-        Number(epochs, digits=0),
+        f"`{group.runs[0].config.model.name}`",
+        Number(len(group.runs[0].rows), digits=0),
         f"`{group.eval_split}`",
         ", ".join(changed) or "nothing",
-        Number(n, digits=0),
+        Number(len(group.runs), digits=0),
         *_outcome(group),
       ]
     )
@@ -249,7 +252,7 @@ def made(root: pathlib.Path) -> dict[str, dict[str, Table]]:
   if (tried := results / SEARCH).exists():
     runs, _ = finished.find([str(tried)])
     of_recipe = [Group(group) for group in finished.group(runs)[0]]
-    found[RECIPE] = {SEARCH: search(groups[SEARCHED], of_recipe)}
+    found[RECIPE] = {SEARCH: search(read(tried / FIRST)[SEARCHED], of_recipe)}
   return found
 
 

@@ -191,4 +191,4 @@ def test_the_table_is_written_and_printed(tmp_path, monkeypatch, capsys):
   text = (tmp_path / "ablation.md").read_text()
   assert "| without_schedule | 1 | 80.00 | +0.00 |" in text
   assert "Gain of each change in net6b_tuned" in capsys.readouterr().out
-  assert len(reported[0]) == 8 + len(["--output", "DIR"])
+  assert len(reported[0]) == 10 + len(["--output", "DIR"])
