@@ -5,8 +5,8 @@ make train CONFIG=configs/net6b_tuned.py
 About 65 minutes on two cores, half of what `net6b` takes. The claim to test is: better,
 in half the time. A learning rate that rises to a high peak and falls to zero gets by
 with fewer epochs than a staircase that ends at 0.0005. Random crops take the place of
-zooms and, with them, no dropout is needed to keep the train-test gap small. Weight decay
-and label smoothing were found by a search, see `docs/recipe.md`. BatchNorm's averages
+zooms and, with them, no dropout is needed to keep the train-test gap small. A search
+found weight decay and label smoothing, see `docs/recipe.md`. BatchNorm's averages
 forget ten times as fast, since they are read at the end of a falling rate. The test
 images are read once, at the end.
 """

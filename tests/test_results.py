@@ -54,7 +54,8 @@ def test_config_metrics_and_summary_are_of_one_finished_run(folder):
   assert (summary["seed"], summary["num_epochs"]) == (config.seed, config.num_epochs)
   assert summary["data"]["name"] == "cifar10"
   counts = (summary["data"]["train_examples"], summary["data"]["eval_examples"])
-  if "search" in folder.parts and "on_test" not in folder.parts:  # sees no test image
+  tried = {"search", "short"} & {*folder.parts}
+  if tried and "on_test" not in folder.parts:  # sees no test image
     assert counts == (45_000, 5_000)
     assert config.data.eval_split in ("train[90%:100%]", "train[45000:]")
   else:
@@ -198,35 +199,78 @@ def test_readme_states_the_study(comparison):
     ]
 
 
-def test_the_search_is_stated_as_it_was():
+def configured(name, **changes):
+  """Returns the values of a config file by key, with some of them replaced."""
+  return config_lib.flatten(config_lib.load(str(ROOT / f"configs/{name}.py"))) | changes
+
+
+TUNED = {
+  "net6a": configured("net6a_tuned"),
+  "net6a_dense": configured("net6a_dense_tuned"),
+  "net6b": configured("net6b_tuned"),
+}
+WITHOUT = {"optimizer.weight_decay": 0.0, "label_smoothing": 0.0}
+FIRST = configured("net6b_tuned", **WITHOUT)
+
+
+@pytest.mark.parametrize(
+  ("table", "bases"),
+  [("search", {"net6a": FIRST, "net6b": FIRST}), ("short", TUNED)],
+)
+def test_what_was_tried_is_stated_as_it_was(table, bases):
   """Each row has the outcome of the runs whose configs have the keys that it names."""
-  base = config_lib.flatten(config_lib.load(str(ROOT / "configs/net6b_tuned.py")))
-  base |= {"optimizer.weight_decay": 0.0, "label_smoothing": 0.0}  # the first recipe
   ran = collections.defaultdict(list)
-  for file in (RESULTS / "search").rglob("config.json"):
-    config = config_lib.flatten(config_lib.load(str(file)))
+  folders = [file.parent for file in (RESULTS / table).rglob("config.json")]
+  if table == "short":  # stands beside the whole runs of the tuned configs
+    folders += [folder for folder in FOLDERS if "_tuned" in folder.name]
+  for folder in folders:
+    config = config_lib.flatten(config_lib.load(str(folder / "config.json")))
     key = tuple(
       f"`{name}={value}`"
       for name, value in config.items()
-      if value != base[name]
+      if value != bases[config["model.name"]][name]
       and name not in ("seed", "name", "num_epochs", "model.name")
       and not name.startswith(("data.", "checkpoint."))
     )
     network, split = (f"`{config[k]}`" for k in ("model.name", "data.eval_split"))
     where = (network, str(config["num_epochs"]), split)
-    ran[(*where, frozenset(key))].append(records(file.parent))
+    ran[(*where, frozenset(key))].append(records(folder))
   stated = {}
-  for *where, changed, n, accuracy, train, gap in cells_of(
-    evidence.SEARCH, evidence.RECIPE
-  ):
+  for *where, changed, n, accuracy, train, gap in cells_of(table, evidence.RECIPE):
     keys = [] if changed == "nothing" else changed.split(", ")
     stated[(*where, frozenset(keys))] = [n, accuracy, train, gap]
   expected = {key: [str(len(runs)), *outcome(runs)] for key, runs in ran.items()}
   assert stated == expected
 
 
+def test_the_shortest_schedule_that_reaches_the_published_accuracy_is_stated():
+  """Of all tuned runs on the test images, by length, the first that is as accurate."""
+  tuned = {network: name for name, network in publications.TUNED.items()}
+  speeds = json.loads((RESULTS / "measured.json").read_text())["networks"]
+  for network, published, length, *ours in cells_of(evidence.REACHED):
+    known, name = publications.lookup(network.strip("`")), tuned[network.strip("`")]
+    assert published == f"{100 * known.test_accuracy:.2f}"
+    assert length == str(known.epochs)
+    lengths = collections.defaultdict(list)
+    for folder in [*(RESULTS / "short").rglob("on_test/*"), *FOLDERS]:
+      config = config_lib.flatten(config_lib.load(str(folder / "config.json")))
+      if config["name"] == name and config["data.eval_split"] == "test":
+        last = records(folder)[-1]
+        lengths[config["num_epochs"]].append(100 * last["eval_accuracy"])
+    passed = [n for n, a in lengths.items() if np.mean(a) >= 100 * known.test_accuracy]
+    if not passed:
+      assert ours == ["-", "-", "-"]
+      continue
+    minutes = min(passed) * 50_000 / np.median(speeds[name]["training"]) / 60
+    assert ours == [
+      str(min(passed)),
+      spread(lengths[min(passed)]),
+      f"{minutes:.0f}",
+    ]
+
+
 def test_the_command_that_made_the_tables_makes_them_again(tmp_path):
-  for name in ("results", "docs"):
+  for name in ("results", "docs", "configs"):
     shutil.copytree(ROOT / name, tmp_path / name)
   shutil.copy(ROOT / "README.md", tmp_path)
   for file, names in evidence.made(ROOT).items():

@@ -14,12 +14,13 @@ import pathlib
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-from cifar_flax import command_line, figures, published, tables
+from cifar_flax import command_line, effects, figures, published, tables
 from cifar_flax import config as config_lib
+from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.run import directory
 from cifar_flax.run.files import read_json, write_atomically
 from cifar_flax.tables import Cell, Number, Table
 from cifar_flax.tools import comparison, finished
@@ -28,11 +29,11 @@ from cifar_flax.tools.finished import Group
 from cifar_flax.tools.study import BASE, MEASURED
 
 BEGIN, END = "<!-- {}: made by `make evidence` -->", "<!-- until here -->"
-NETWORKS, SEARCH = "networks", "search"  # tables; the others are comparisons of types
+# Tables; the others are comparisons of types. SEARCH and SHORT are folders as well.
+NETWORKS, REACHED, SEARCH, SHORT = "networks", "reached", "search", "short"
 README, RECIPE = "README.md", "docs/recipe.md"
-FIRST = "on_test/first"  # of a search's folder: runs of the recipe that it began with
-SEARCHED = "net6b_tuned"  # whose recipe was sought
-# Keys that have a column of their own in the table of a search, or follow from one.
+FIRST = "on_test/first/net6b_tuned"  # of SEARCH: a run of the recipe it began with
+# Keys that have a column of their own in a table of trials, or follow from one.
 OWN_COLUMNS = ("model.name", "num_epochs", "data.train_split", "data.eval_split")
 COSTS = ("parameters", "multiply-adds")  # of a type
 WINDOWS = 5  # of a second each, when speed is measured
@@ -110,17 +111,23 @@ def _published_rows(network: str) -> list[list[Cell]]:
 
 def _cells(group: Group, speeds: dict[str, Any]) -> list[Cell]:
   """Returns a group's cells; hours are training alone, at the measured speed."""
-  run = group.runs[0]
-  images = len(run.rows) * run.facts["data"]["train_examples"]
-  measured = speeds.get(group.name)
-  speed = statistics.median(measured["training"]) if measured else None
+  seconds = _seconds(group, speeds)
   return [
     Number(len(group.runs), digits=0),
     _devices(group),
-    Number(len(run.rows), digits=0),
+    Number(len(group.runs[0].rows), digits=0),
     *_outcome(group),
-    Number(images / speed / 3600, digits=1) if speed else None,
+    Number(seconds / 3600, digits=1) if seconds else None,
   ]
+
+
+def _seconds(group: Group, speeds: dict[str, Any]) -> float | None:
+  """Returns how long a run of a group trains at the measured speed of its config."""
+  run = group.runs[0]
+  if not (measured := speeds.get(finished.name_of(run))):
+    return None
+  images = len(run.rows) * run.facts["data"]["train_examples"]
+  return images / statistics.median(measured["training"])
 
 
 def _outcome(group: Group) -> list[Cell]:
@@ -143,15 +150,54 @@ def _kind(device: str) -> str:
   return next((kind for kind in ("CPU", "TPU") if name.startswith(kind)), "GPU")
 
 
-def search(first: Group, tried: list[Group]) -> Table:
+def reached(tuned: list[Group], speeds: dict[str, Any]) -> Table:
+  """Returns each network's shortest tuned run that reaches the published accuracy.
+
+  Args:
+    tuned: runs of tuned configs, of any length, evaluated on anything.
+    speeds: the `networks` of measured.json, by the name of their config.
+  """
+  columns = ("network", "published accuracy, %", "its epochs")
+  ours = ("epochs of ours that reach it", "test accuracy, %", "minutes on two cores")
+  found = Table("The published accuracy in fewer epochs", (*columns, *ours))
+  for name, network in published.TUNED.items():
+    of_network = [g for g in tuned if finished.name_of(g.runs[0]) == name]
+    known = published.lookup(network)
+    if not (of_network and known and known.test_accuracy):
+      continue
+    passed = [
+      group
+      for group in of_network
+      if group.eval_split == "test"
+      and statistics.fmean(group.values("eval_accuracy")) >= known.test_accuracy
+    ]
+    target = Number(100 * known.test_accuracy), Number(known.epochs, digits=0)
+    shortest = min(passed, key=lambda group: len(group.runs[0].rows), default=None)
+    found.rows.append([f"`{network}`", *target, *_shortest(shortest, speeds)])
+  return found
+
+
+def _shortest(group: Group | None, speeds: dict[str, Any]) -> list[Cell]:
+  if group is None:
+    return [None, None, None]
+  seconds = _seconds(group, speeds)
+  return [
+    Number(len(group.runs[0].rows), digits=0),
+    _outcome(group)[0],
+    Number(seconds / 60, digits=0) if seconds else None,
+  ]
+
+
+def trials(tried: list[Group], recipe: str, of_network: dict[str, Config]) -> Table:
   """Returns a row for each recipe that was tried, the longest and best first.
 
   Args:
-    first: runs of the recipe that the search began with.
-    tried: these and the runs of all others.
+    tried: the runs, of several networks and lengths.
+    recipe: what the recipe is called that the others were made from.
+    of_network: its config for each network.
   """
-  columns = ("network", "epochs", "evaluated on", "changed in the first recipe", "n")
-  found = Table("What was tried", (*columns, "accuracy, %", *COLUMNS[6:8]))
+  columns = ("network", "epochs", "evaluated on", f"changed in the {recipe} recipe")
+  found = Table("What was tried", (*columns, "n", "accuracy, %", *COLUMNS[6:8]))
 
   def order(group: Group) -> tuple[Any, ...]:
     mean = statistics.fmean(group.values("eval_accuracy"))
@@ -159,31 +205,22 @@ def search(first: Group, tried: list[Group]) -> Table:
     return group.runs[0].config.model.name, -epochs, group.eval_split, -mean
 
   for group in sorted(tried, key=order):
-    changed = [f"`{key}={value}`" for key, value in _changes(first, group)]
+    config = group.runs[0].config
+    network = config.model.name
+    changed = effects.differences(of_network[network], config).items()
+    own = {"seed", *directory.FREE_KEYS, *OWN_COLUMNS}
+    words = [f"`{key}={value}`" for key, (_, value) in changed if key not in own]
     found.rows.append(
       [
-        f"`{group.runs[0].config.model.name}`",
+        f"`{network}`",
         Number(len(group.runs[0].rows), digits=0),
         f"`{group.eval_split}`",
-        ", ".join(changed) or "nothing",
+        ", ".join(words) or "nothing",
         Number(len(group.runs), digits=0),
         *_outcome(group),
       ]
     )
   return found
-
-
-def _changes(group: Group, other: Group) -> Iterator[tuple[str, str]]:
-  """Yields the keys of a config that have another value in another group's, and it.
-
-  Those that have an effect in one of them only are left out at their defaults.
-  """
-  known = config_lib.fields()
-  for key, (before, after) in finished.differing([group, other]).items():
-    if key not in known or key in OWN_COLUMNS or after is None:
-      continue
-    if before is not None or after != str(known[key].default):
-      yield key, after
 
 
 def types(study: dict[str, Any]) -> dict[str, Table]:
@@ -230,15 +267,22 @@ def replace(text: str, name: str, lines: list[str]) -> str:
   return "\n".join([before + found, "", *lines, "", END + after])
 
 
+def below(folder: pathlib.Path) -> list[Group]:
+  """Returns the runs anywhere in a folder, those with equal settings together."""
+  runs, _ = finished.find([str(folder)])
+  return [Group(group) for group in finished.group(runs)[0]]
+
+
 def measure(root: pathlib.Path) -> None:
   """Measures how fast the configs in `results/` train, and keeps it there."""
   from cifar_flax.tools import measurement
 
-  groups = read(root / "results")
-  configs = {name: group.runs[0].config for name, group in groups.items()}
+  results = root / "results"
+  groups = [*below(results / SHORT), *read(results).values()]
+  configs = {finished.name_of(g.runs[0]): g.runs[0].config for g in groups}
   found = measurement.record(configs, num_classes=10, windows=WINDOWS)
   text = json.dumps(found, indent=2) + "\n"
-  write_atomically(root / "results" / MEASURED, text.encode())
+  write_atomically(results / MEASURED, text.encode())
 
 
 def made(root: pathlib.Path) -> dict[str, dict[str, Table]]:
@@ -246,14 +290,21 @@ def made(root: pathlib.Path) -> dict[str, dict[str, Table]]:
   results = root / "results"
   groups, measured = read(results), results / MEASURED
   speeds = read_json(measured)["networks"] if measured.exists() else {}
-  found = {README: {NETWORKS: networks(groups, speeds)}}
-  if (study := results / "study" / "study.json").exists():
-    found[README] |= types(read_json(study))
-  if (tried := results / SEARCH).exists():
-    runs, _ = finished.find([str(tried)])
-    of_recipe = [Group(group) for group in finished.group(runs)[0]]
-    found[RECIPE] = {SEARCH: search(read(tried / FIRST)[SEARCHED], of_recipe)}
-  return found
+  short = below(results / SHORT) + [groups[n] for n in published.TUNED if n in groups]
+  first = config_lib.load(str(results / SEARCH / FIRST / "config.json"))
+  configs = [config_lib.load(str(root / f"configs/{n}.py")) for n in published.TUNED]
+  tuned = {config.model.name: config for config in configs}
+  return {
+    README: {
+      NETWORKS: networks(groups, speeds),
+      REACHED: reached(short, speeds),
+      **types(read_json(results / "study" / "study.json")),
+    },
+    RECIPE: {
+      SEARCH: trials(below(results / SEARCH), "first", dict.fromkeys(tuned, first)),
+      SHORT: trials(short, "tuned", tuned),
+    },
+  }
 
 
 def write(root: pathlib.Path) -> None:
