@@ -135,6 +135,27 @@ def spread(values):
   return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
 
 
+def test_readme_says_what_the_tuned_recipe_gains():
+  """Means over seeds, with one digit for differences, as in the sentences there."""
+  found = collections.defaultdict(list)
+  for folder in FOLDERS:
+    summary = json.loads((folder / "summary.json").read_text())
+    mirrored = summary["flip_eval_accuracy"] or np.nan
+    found[summary["name"]].append((summary["final_eval_accuracy"], mirrored))
+  mean = {name: 100 * np.mean(values, axis=0) for name, values in found.items()}
+  text = " ".join((ROOT / "README.md").read_text().split())
+  gain = mean["net6b_tuned"][0] - mean["net6b"][0]
+  mirrored = mean["net6b_tuned"][1]
+  accuracy = mean["net6a_tuned"][0]
+  gains = [accuracy - mean[name][0] for name in ("net6a", "net6a_constant")]
+  for words in (
+    f"gains {gain:.1f} points",
+    f"image and its mirror image, it reaches {mirrored:.2f} %",
+    f"to {accuracy:.2f} %, {gains[0]:.1f} and {gains[1]:.1f} points above",
+  ):
+    assert words in text, words
+
+
 def test_readme_states_the_published_figures():
   for (network, recipe), cells in readme_rows().items():
     if recipe == "published":
