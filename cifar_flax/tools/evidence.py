@@ -57,11 +57,8 @@ def read(folder: pathlib.Path) -> dict[str, Group]:
     UserError: something in it is no finished run, or runs of one config differ in more
       than their seed.
   """
-  runs, notes = finished.find([str(f.parent) for f in sorted(folder.glob("*/*.jsonl"))])
-  groups, doubled = finished.group(runs)
-  if notes or doubled:
-    raise UserError("; ".join([*notes, *doubled]))
-  found = {finished.name_of(group[0]): Group(group) for group in groups}
+  groups = _grouped([str(file.parent) for file in sorted(folder.glob("*/*.jsonl"))])
+  found = {finished.name_of(group.runs[0]): group for group in groups}
   if len(found) < len(groups):
     raise UserError(f"{str(folder)!r}: runs of one config differ in more than the seed")
   return found
@@ -151,7 +148,9 @@ def _kind(device: str) -> str:
 
 
 def reached(tuned: list[Group], speeds: dict[str, Any]) -> Table:
-  """Returns each network's shortest tuned run that reaches the published accuracy.
+  """Returns each network's shortest tuned runs that reach the published accuracy.
+
+  A network whose tuned runs do not reach it has dashes.
 
   Args:
     tuned: runs of tuned configs, of any length, evaluated on anything.
@@ -168,13 +167,17 @@ def reached(tuned: list[Group], speeds: dict[str, Any]) -> Table:
     passed = [
       group
       for group in of_network
-      if group.eval_split == "test"
+      if not published.obstacle(group.runs[0].facts["data"])
       and statistics.fmean(group.values("eval_accuracy")) >= known.test_accuracy
     ]
     target = Number(100 * known.test_accuracy), Number(known.epochs, digits=0)
-    shortest = min(passed, key=lambda group: len(group.runs[0].rows), default=None)
+    shortest = min(passed, key=_length_then_error, default=None)
     found.rows.append([f"`{network}`", *target, *_shortest(shortest, speeds)])
   return found
+
+
+def _length_then_error(group: Group) -> tuple[int, float]:
+  return len(group.runs[0].rows), -statistics.fmean(group.values("eval_accuracy"))
 
 
 def _shortest(group: Group | None, speeds: dict[str, Any]) -> list[Cell]:
@@ -197,7 +200,9 @@ def trials(tried: list[Group], recipe: str, of_network: dict[str, Config]) -> Ta
     of_network: its config for each network.
   """
   columns = ("network", "epochs", "evaluated on", f"changed in the {recipe} recipe")
-  found = Table("What was tried", (*columns, "n", "accuracy, %", *COLUMNS[6:8]))
+  title = f"What was tried, from the {recipe} recipe on"
+  own = {"seed", *directory.FREE_KEYS, *OWN_COLUMNS}
+  found = Table(title, (*columns, "n", "accuracy, %", *COLUMNS[6:8]))
 
   def order(group: Group) -> tuple[Any, ...]:
     mean = statistics.fmean(group.values("eval_accuracy"))
@@ -208,7 +213,6 @@ def trials(tried: list[Group], recipe: str, of_network: dict[str, Config]) -> Ta
     config = group.runs[0].config
     network = config.model.name
     changed = effects.differences(of_network[network], config).items()
-    own = {"seed", *directory.FREE_KEYS, *OWN_COLUMNS}
     words = [f"`{key}={value}`" for key, (_, value) in changed if key not in own]
     found.rows.append(
       [
@@ -268,9 +272,20 @@ def replace(text: str, name: str, lines: list[str]) -> str:
 
 
 def below(folder: pathlib.Path) -> list[Group]:
-  """Returns the runs anywhere in a folder, those with equal settings together."""
-  runs, _ = finished.find([str(folder)])
-  return [Group(group) for group in finished.group(runs)[0]]
+  """Returns the runs anywhere in a folder, those with equal settings together.
+
+  Raises:
+    UserError: there is none, or something in it is no finished run.
+  """
+  return _grouped([str(folder)])
+
+
+def _grouped(paths: list[str]) -> list[Group]:
+  runs, notes = finished.find(paths)
+  groups, doubled = finished.group(runs)
+  if notes or doubled or not groups:
+    raise UserError("; ".join([*notes, *doubled]) or f"{paths}: no finished run")
+  return [Group(group) for group in groups]
 
 
 def measure(root: pathlib.Path) -> None:
