@@ -2,7 +2,7 @@
 
 make train CONFIG=configs/net6a_dense_tuned.py
 
-About 55 minutes on two cores, a third of what `net6a_dense` takes. The claim to test:
+About an hour on two cores, a third of what `net6a_dense` takes. The claim to test:
 better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm,
 its learning rate is a fifth of that, and its Dense layers, which hold half of the
 parameters, keep their dropout.
