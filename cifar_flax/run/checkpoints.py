@@ -182,10 +182,15 @@ def restore(folder: pathlib.Path, which: str) -> dict[str, Any]:
       return read(folder / WEIGHTS)
     except Damaged as error:
       raise UserError(str(error)) from None
+  if not (saved(folder) or (folder / BEST).exists()):
+    raise UserError(
+      f"{folder}: no checkpoint here; train first, check --workdir, or name a run that "
+      "was published with its weights"
+    )
   if which == "last":
     content = restore_newest(folder)
     if content is None:
-      raise UserError(f"{folder}: no checkpoint here; train first, or check --workdir")
+      raise UserError(f"{folder}: only the best is here; try --checkpoint=best")
     return content
   try:
     return read(folder / BEST)

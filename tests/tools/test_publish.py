@@ -10,6 +10,7 @@ import pytest
 from cifar_flax import config as config_lib
 from cifar_flax import main, train
 from cifar_flax.data import datasets
+from cifar_flax.errors import UserError
 from cifar_flax.run import checkpoints
 from cifar_flax.tools import finished, publish
 from cifar_flax.tools.trained import Trained
@@ -83,6 +84,14 @@ def test_it_cannot_be_resumed(runs, capsys):
   assert main.main([*argv, "--config.num_epochs=2"]) == 2
   error = capsys.readouterr().err
   assert "weights of a published run" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_without_weights_an_evaluation_says_so(runs, tmp_path, which):
+  folder = tmp_path / "new"
+  publish.publish(runs[0], folder, with_weights=False)
+  with pytest.raises(UserError, match="no checkpoint here.*published with its weights"):
+    checkpoints.restore(folder / "checkpoints", which)
 
 
 def test_without_weights_it_is_a_row_of_a_report(runs, tmp_path):
