@@ -22,6 +22,13 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
   "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
 }
 
+EXIT_CODES = """
+exit codes:
+  0        done
+  1        a run diverged or failed, or a file could not be written
+  2        a mistake in the arguments, the config or the data
+  128 + n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM; rerun to resume"""
+
 # Those that go on when their terminal goes away.
 TRAIN = ("train", "sweep", "study", "reproduce")
 
@@ -33,7 +40,7 @@ def run(argv: list[str]) -> int:
     UserError: there is no such command.
   """
   lines = [f"  {name:<10} {what}" for name, (_, _, what) in COMMANDS.items()]
-  epilog = "commands:\n" + "\n".join(lines)
+  epilog = "\n".join(["commands:", *lines, EXIT_CODES])
   if not argv or argv[0] in ("-h", "--help"):
     command_line.Parser("", __doc__, epilog).print_help()
     return 0 if argv else 2

@@ -19,9 +19,9 @@ from cifar_flax.run import accelerators, lock, processes, signals, streams
 MODES = ("train", "eval")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(mode: str) -> argparse.ArgumentParser:
   keys = "keys for --config.KEY=VALUE:\n" + config_lib.help_text()
-  parser = command_line.Parser("train", __doc__, keys)
+  parser = command_line.Parser(mode, __doc__, keys)
   parser.add_argument(
     "--config", metavar="FILE", help="a file such as configs/net6a.py"
   )
@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> tuple[Config, pathlib.Path, argparse.Namespace]:
     UserError: one line naming the field, its value and what is allowed.
   """
   overrides, others = command_line.split_overrides(argv)
-  flags = _parser().parse_args(others)
+  flags = _parser("eval" if "--mode=eval" in others else "train").parse_args(others)
   command_line.check_choice(flags, "mode", MODES)
   command_line.check_choice(flags, "checkpoint", command_line.CHECKPOINTS)
   if flags.config is None and flags.mode == "eval" and flags.workdir is not None:

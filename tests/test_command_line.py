@@ -16,6 +16,8 @@ def test_help_lists_every_command(capsys):
   text = capsys.readouterr().out
   for name, (_, _, what) in commands.COMMANDS.items():
     assert f"  {name} " in text and what in text
+  for code in ("0 ", "1 ", "2 ", "128 + n"):
+    assert f"\n  {code} " in text
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
@@ -24,7 +26,7 @@ def test_every_command_has_help_of_its_own(name, capsys):
     commands.main([name, "--help"])
   assert ended.value.code == 0
   text = capsys.readouterr().out
-  assert text.startswith("usage: python -m cifar_flax ")
+  assert text.startswith(f"usage: python -m cifar_flax {name} ")
   assert "--help" in text and len(text.splitlines()) > 5
 
 

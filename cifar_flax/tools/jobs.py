@@ -322,7 +322,8 @@ def train_all(
         forecast.renew()
         if exit_code in stop_codes:
           waiting, code = [], exit_code
-      forecast.say([*pool.jobs(), *(job for _, job in waiting)])
+      if not code:
+        forecast.say([*pool.jobs(), *(job for _, job in waiting)])
     if number := asked.request.signal:
       raise Stopped(number, saved=False)
   return code or (1 if failures else 0)

@@ -196,6 +196,24 @@ def test_as_many_runs_as_asked_for_are_trained_at_once(tmp_path):
   assert start.slots[:3] == [0, 1, 2] and set(start.slots) == {0, 1, 2}
 
 
+class StoppedStarts(CountedStarts):
+  """The first run has trained an epoch and is stopped; the others go on for a while."""
+
+  def __call__(self, job, slot):
+    process = super().__call__(job, slot)
+    (job.workdir / "metrics.jsonl").write_text('{"seconds": 60.0}\n')
+    if len(self.slots) == 1:
+      process.poll = lambda: 143
+    return process
+
+
+def test_no_more_is_forecast_once_a_run_was_stopped(tmp_path, capsys):
+  _, planned, _ = plan("--seeds=3", f"--output={tmp_path}")
+  assert jobs.train_all(planned, at_once=2, start=StoppedStarts()) == 143
+  out, err = capsys.readouterr()
+  assert "stopped by SIGTERM" in err and "left" not in out
+
+
 # Stand-ins for `cifar_flax.tools.worker`: they read orders and answer with exit codes.
 PREAMBLE = """
 import json, os, signal, sys, time
