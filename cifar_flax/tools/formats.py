@@ -1,11 +1,12 @@
 """The formats of an export: StableHLO, ONNX and npz."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -48,8 +49,21 @@ def stablehlo(trained: Trained) -> bytes:
   number = jax.export.symbolic_shape("n")
   images = jax.ShapeDtypeStruct((*number, *IMAGE_SHAPE), jnp.float32)
   function = jax.jit(_function(trained, trained.config.model.dtype))
-  exported = jax.export.export(function, platforms=PLATFORMS)(images)
+  with _without_folders():
+    exported = jax.export.export(function, platforms=PLATFORMS)(images)
   return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _without_folders() -> Iterator[None]:
+  """Makes JAX note only the file's name, not its folder, where an operation is from."""
+  key = "jax_hlo_source_file_canonicalization_regex"
+  before = getattr(jax.config, key)
+  jax.config.update(key, "^.*/")
+  try:
+    yield
+  finally:
+    jax.config.update(key, before)
 
 
 def onnx(trained: Trained, opset: int, metadata: dict[str, Any]) -> bytes:

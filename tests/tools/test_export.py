@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_stablehlo_runs_without_this_package(run, dtype, tmp_path, capsys):
   run = of_dtype(run, tmp_path, dtype)
   wanted = Trained(run).logits(IMAGES)
   path = written(run, tmp_path, capsys, "stablehlo")
+  sources = re.findall(rb"[\w./-]+\.py\b", path.read_bytes())
+  assert b"layers.py" in sources and not any(b"/" in name for name in sources)
   np.save(tmp_path / "images.npy", IMAGES)
   subprocess.run([sys.executable, "-c", PROGRAM, str(path)], cwd=tmp_path, check=True)
   with np.load(tmp_path / "logits.npz") as results:
