@@ -267,6 +267,60 @@ def test_what_was_tried_is_stated_as_it_was(table, bases):
   assert stated == expected
 
 
+def rows_of(table):
+  """Returns accuracy, its text, and gap by network, epochs, split and changed keys."""
+  found = {}
+  for network, epochs, split, changed, _, accuracy, _, gap in cells_of(
+    table, evidence.RECIPE
+  ):
+    keys = frozenset(re.findall(r"(?<=\.)(?:\w+=[\w.]+)|label_smoothing=[\d.]+", changed))
+    mean, points = (float(text.split(" ")[0]) for text in (accuracy, gap))
+    found[network.strip("`"), int(epochs), split.strip("`"), keys] = (
+      mean,
+      f"{accuracy} %",
+      points,
+    )
+  return found
+
+
+def test_recipe_says_what_its_tables_show():
+  search, short = rows_of("search"), rows_of("short")
+  decay, smoothing = "weight_decay=0.05", "label_smoothing=0.1"
+  val = "train[45000:]"
+
+  def tried(network, epochs, split, *keys):
+    return search[network, epochs, split, frozenset(keys)]
+
+  first = tried("net6b", 25, val)
+  both = tried("net6b", 25, val, decay, smoothing)
+  first_6a = tried("net6a", 30, val)
+  both_6a = tried("net6a", 30, val, decay, smoothing)
+  kept = tried("net6a", 30, val, decay, smoothing, "dropout_rate=0.05")
+  test_6b, test_6a = (
+    short[network, epochs, "test", frozenset()]
+    for network, epochs in (("net6b", 25), ("net6a", 30))
+  )
+  first_test = tried("net6b", 25, "test")
+  first_test_6a = tried("net6a", 30, "test")
+  faithful = float(readme_rows()["net6b", "faithful"][3].split(" ")[0])
+  text = " ".join((ROOT / evidence.RECIPE).read_text().split())
+  for words in (
+    f"gains {test_6b[0] - faithful:.1f} points on the faithful `net6b`",
+    f"no label smoothing and gained {first_test[0] - faithful:.1f}",
+    f"weight decay gains {tried('net6b', 25, val, decay)[0] - first[0]:.1f} points",
+    f"Both together gain {both[0] - first[0]:.1f} points",
+    f"they reach {test_6b[1]}",
+    f"the first recipe reached {first_test[1]} (three",
+    f"The two changes gain {both_6a[0] - first_6a[0]:.1f} points here",
+    f"known to be {first_test_6a[2]:.1f} on the test images",
+    f"takes it from {both_6a[2]:.1f} to {kept[2]:.1f} points, for"
+    f" {both_6a[0] - kept[0]:.1f} points of accuracy",
+    f"that reaches {test_6a[1]} with a gap of {test_6a[2]:.1f}",
+    f"the first recipe reached {first_test_6a[1]} (one",
+  ):
+    assert words in text, words
+
+
 def test_the_shortest_schedule_that_reaches_the_published_accuracy_is_stated():
   """Of all tuned runs on the test images, by length, the first that is as accurate."""
   tuned = {network: name for name, network in publications.TUNED.items()}
