@@ -273,7 +273,7 @@ def rows_of(table):
   for network, epochs, split, changed, _, accuracy, _, gap in cells_of(
     table, evidence.RECIPE
   ):
-    keys = frozenset(re.findall(r"(?<=\.)(?:\w+=[\w.]+)|label_smoothing=[\d.]+", changed))
+    keys = frozenset(re.findall(r"(\w+=[\w.]+)`", changed))
     mean, points = (float(text.split(" ")[0]) for text in (accuracy, gap))
     found[network.strip("`"), int(epochs), split.strip("`"), keys] = (
       mean,
