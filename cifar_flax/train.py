@@ -94,12 +94,12 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
     checkpoint was chosen, and cautions about the images.
 
   Raises:
-    UserError: no such checkpoint, or it belongs to another config or other data.
+    UserError: no such checkpoint, or it belongs to another config or other classes.
   """
   which = checkpoints.chosen(workdir / "checkpoints", which)
   content = checkpoints.restore(workdir / "checkpoints", which)
   trainer = Trainer(config)
-  trainer.restore(content, directory.EVALUATION_KEYS)
+  trainer.restore(content, evaluates=True)
   result = trainer.evaluation()
   more = ""
   if config.eval_flip:
@@ -112,8 +112,12 @@ def evaluate_checkpoint(config: Config, workdir: pathlib.Path, which: str) -> st
     f"accuracy {result.accuracy:.2%}{more}, loss {result.loss:.4f} on the "
     f"{len(trainer.dataset.eval.labels)} images of {config.data.eval_split!r}"
   )
-  _, trained, _ = directory.run_of(content)
+  run, trained, _ = directory.run_of(content)
   notes = evaluation.cautions(directory.data_facts(config, trainer.dataset))
+  if (now := trainer.dataset.info.fingerprint) != (before := run["fingerprint"]):
+    notes.append(
+      f"these are other data ({now[:12]}) than it was trained on ({before[:12]})"
+    )
   if which == "best":
     split = trained.data.eval_split
     notes.insert(0, evaluation.read_choice(workdir, which, split))

@@ -138,16 +138,12 @@ class Trainer:
       trainer._reopen_epoch()
     return trainer
 
-  def restore(
-    self,
-    content: dict[str, Any] | None,
-    may_differ: Sequence[str] = (),
-  ) -> None:
+  def restore(self, content: dict[str, Any] | None, evaluates: bool = False) -> None:
     """Restores a checkpoint, if one is given, and copies the state to the devices.
 
     Args:
       content: of the checkpoint file.
-      may_differ: keys of the config, besides those that always may.
+      evaluates: whether it is only evaluated, see `directory.resume`.
 
     Raises:
       UserError: it belongs to another run.
@@ -155,7 +151,7 @@ class Trainer:
     if content is not None:
       info = self.dataset.info
       self.state, self.record = directory.resume(
-        content, self.config, info, self.state, may_differ
+        content, self.config, info, self.state, evaluates
       )
     self.state = steps.replicate(self.state, self.devices)
 

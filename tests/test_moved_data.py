@@ -85,6 +85,8 @@ def test_other_pictures_are_refused_by_the_key_that_was_set(place, capsys):
   assert train("shapes10", 2) == 2
   assert "config.data.dataset='shapes10': this run directory" in capsys.readouterr().err
   other = "--config.data.dataset=folder:other"
+  assert __main__.main(["eval", "--workdir=run", other]) == 0
+  assert "; these are other data (" in capsys.readouterr().out
   assert __main__.main(["report", "run", "--output=report", other]) == 0
   assert "config.data.dataset='folder:other' holds now" in capsys.readouterr().out
 

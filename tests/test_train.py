@@ -762,6 +762,34 @@ def test_evaluating_a_checkpoint_repeats_the_runs_own_figure(tmp_path):
     train.evaluate_checkpoint(config, tmp_path / "elsewhere", "last")
 
 
+def test_a_checkpoint_is_evaluated_on_other_data_with_the_same_classes(
+  tmp_path, tiny_data, monkeypatch
+):
+  config = make_config()
+  train.train_and_evaluate(config, tmp_path)
+  assert "other data" not in train.evaluate_checkpoint(config, tmp_path, "last")
+
+  def now(**info):
+    info = dataclasses.replace(tiny_data.info, fingerprint="abcdef" * 10, **info)
+    images = 255 - tiny_data.eval.images
+    split = dataclasses.replace(tiny_data.eval, images=images)
+    other = dataclasses.replace(tiny_data, info=info, eval=split)
+    monkeypatch.setattr(datasets, "load", lambda config: other)
+
+  now()
+  line = train.evaluate_checkpoint(config, tmp_path, "last")
+  was = tiny_data.info.fingerprint[:12]
+  words = f"these are other data (abcdefabcdef) than it was trained on ({was})"
+  assert line.endswith(words)
+  trained = trained_lib.Trained(tmp_path, "last")
+  logits = trained.logits(255 - tiny_data.eval.images)
+  accuracy = (logits.argmax(-1) == tiny_data.eval.labels).mean()
+  assert f": accuracy {accuracy:.2%}" in line
+  now(class_names=tiny_data.info.class_names[::-1])
+  with pytest.raises(UserError, match="has other classes than this run was trained on"):
+    train.evaluate_checkpoint(config, tmp_path, "last")
+
+
 def test_a_batch_the_devices_cannot_share_is_refused_before_the_data(
   tmp_path, monkeypatch
 ):

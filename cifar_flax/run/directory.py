@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import config as config_lib
@@ -129,34 +128,40 @@ def resume(
   config: Config,
   info: "datasets.Info",
   state: Any,
-  may_differ: Sequence[str] = (),
+  evaluates: bool = False,
 ) -> tuple[Any, Record]:
   """Returns the state and the record in a checkpoint, if it belongs to this run.
 
   Args:
     content: content of the checkpoint file.
-    config: config of the run to resume.
+    config: config of the run to resume; `free_keys` may differ, and keys that have no
+      effect in either config.
     info: description of its data.
     state: a state with the expected structure, shapes and types.
-    may_differ: config keys that may differ, besides `free_keys` and the keys that have
-      no effect in either config.
+    evaluates: whether the run is only evaluated. Then `EVALUATION_KEYS` may differ too,
+      and the data, if they have the same classes.
 
   Raises:
     UserError: the checkpoint was trained with another config or on other data.
   """
   run, trained_config, record = run_of(content)
-  fingerprint, free = run["fingerprint"], {*free_keys(config), *may_differ}
+  free = {*free_keys(config), *(EVALUATION_KEYS if evaluates else ())}
   for name, (before, now) in effects.differences(trained_config, config).items():
     if name not in free and not config_lib.is_moved_folder(name, before, now):
       raise UserError(
         f"config.{name}={now!r}: this run directory was trained with {before!r}; "
         "keep that value, or choose another --workdir"
       )
-  if fingerprint != info.fingerprint:
+  if not evaluates and info.fingerprint != run["fingerprint"]:
     raise UserError(
       f"{config_lib.shown_data(config.data)}: contains other data "
       f"({info.fingerprint[:12]}) than this run was trained on "
-      f"({fingerprint[:12]}); restore that data, or choose another --workdir"
+      f"({run['fingerprint'][:12]}); restore that data, or choose another --workdir"
+    )
+  if evaluates and list(info.class_names) != run["class_names"]:
+    raise UserError(
+      f"{config_lib.shown_data(config.data)}: has other classes than this run was "
+      "trained on; choose data with the same ones"
     )
   if len(record.history) < trained_config.num_epochs:
     record.interruptions += 1
