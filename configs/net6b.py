@@ -1,4 +1,4 @@
-"""`net6b`: all five convolution types, 151,404 parameters, 50 epochs.
+"""`net6b`: five types of convolution, 151,404 parameters, 50 epochs.
 
 make train CONFIG=configs/net6b.py
 

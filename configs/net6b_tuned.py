@@ -23,7 +23,7 @@ def get_config() -> Config:
 
 
 def tuned(config: Config, num_epochs: int) -> Config:
-  """Changes a published config's recipe, and nothing of its network."""
+  """Changes a published config's recipe, and no layer of its network."""
   config.num_epochs = num_epochs
   config.batch_size = 64
   config.eval_every = 0

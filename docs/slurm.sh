@@ -1,5 +1,6 @@
 #!/bin/bash
-# Trains under Slurm, from the root of the repository after `make .venv/installed-cuda`.
+# Trains under Slurm, from the root of the repository after
+# `make .venv/installed-cuda ACCELERATOR=cuda`.
 #
 # One run for each seed, on one GPU each:
 #   sbatch --array=0-4 docs/slurm.sh --config configs/net6b.py

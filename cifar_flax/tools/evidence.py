@@ -1,7 +1,7 @@
 """Writes tables and pictures from `results/`: `make evidence`.
 
 Each table replaces the lines of a Markdown file between its two marks. Each network
-that was trained to its published length gets a picture, docs/<config>_curves.png.
+with a published curve that was trained whole gets a picture, docs/<config>_curves.png.
 `publish` adds runs to `results/`, and the study's command writes study.json beside its
 own. With nothing else running, `make evidence ARGS=--measure` first measures how fast
 each config trains on this machine, from which the hours of a run follow, and writes

@@ -73,7 +73,7 @@ class Study:
     widths: of each type in each comparison.
     search: the accuracy in percent that each type reached with each peak rate; None
       where it did not finish.
-    measured: content of measured.json: `circumstances`, and each network's costs.
+    measured: content of measured.json, as `measurement.record` returns it.
   """
 
   path: str
