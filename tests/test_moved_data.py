@@ -59,6 +59,9 @@ def train(dataset, num_epochs, *more):
 def test_a_moved_or_respelled_folder_is_resumed_evaluated_and_reported(place, capsys):
   for number, path in enumerate(("./ok", "ok/", str(place / "ok")), start=2):
     assert train(f"folder:{path}", number) == 0, capsys.readouterr().err
+  (place / "~no_such_user").symlink_to("ok")
+  tilde = "--config.data.dataset=folder:~no_such_user"
+  assert __main__.main(["eval", "--workdir=run", tilde]) == 0, capsys.readouterr().err
   shutil.copytree("ok", "elsewhere/new")  # other times of modification
   shutil.rmtree("ok")
   assert train("folder:elsewhere/new", 5) == 0, capsys.readouterr().err

@@ -120,7 +120,7 @@ def table(planned: Sequence[jobs.Job]) -> Table:
   for each in data:
     result.note(*(f"warning: {caution}" for caution in evaluation.cautions(each)))
   result.note("mean ± standard deviation (n - 1) over n seeds; after the last epoch")
-  if missing := sum(not jobs.finished_summary(job) for job in planned):
+  if missing := sum(not summary for _, summary in summaries):
     result.note(f"{missing} of {len(planned)} runs are not finished")
   for job in planned:
     result.note(*_differences(job.config, first), row=job.config.name)

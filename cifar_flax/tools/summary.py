@@ -11,12 +11,12 @@ step, as compiled, and the speed of training and inference on this machine.
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import command_line, registry
 from cifar_flax import config as config_lib
+from cifar_flax.tools import output
 
 if TYPE_CHECKING:
   from cifar_flax.tables import Table
@@ -193,6 +193,8 @@ def run(argv: list[str]) -> None:
     OSError: the picture cannot be written.
   """
   config, flags = _parse(argv)
+  if flags.plot:
+    output.check_png("--plot", flags.plot)
   from cifar_flax.run import accelerators
   from cifar_flax.tools import structure  # imports JAX
 
@@ -215,7 +217,7 @@ def run(argv: list[str]) -> None:
     from cifar_flax.tools import drawing
 
     picture = figures.png(drawing.draw(layers, config.model.name))
-    pathlib.Path(flags.plot).write_bytes(picture)
+    output.write(flags.plot, picture)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -219,6 +219,7 @@ def test_windows_that_are_not_square(capsys):
     (["--format=jsn"], 2, "--format='jsn': must be one of table, markdown, json"),
     (["--config.model.nam=x"], 2, "did you mean"),
     (["--plot=/nowhere/net.png"], 1, "/nowhere/net.png: No such file"),
+    (["--plot=net.pdf"], 2, "--plot='net.pdf': a PNG is written"),
     (["--wat"], 2, "--wat"),
   ],
 )

@@ -98,7 +98,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 def locate(
   path: str,
   data_dir: pathlib.Path,
-  check: Callable[[dict[str, int]], None] = lambda examples: None,
+  check: Callable[[dict[str, int]], None],
 ) -> pathlib.Path:
   """Returns the prepared copy of a folder's current content, preparing it if necessary.
 
@@ -114,7 +114,7 @@ def locate(
     UserError: the folder does not have the required structure, pictures cannot be
       read, or the copy cannot be written.
   """
-  root = pathlib.Path(path).expanduser()
+  root = pathlib.Path(path)
   content = find(root)
   name = f"folder_{_state(content.splits)[:16]}"
   folder = data_dir / name / _VERSION
