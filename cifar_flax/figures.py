@@ -1,6 +1,7 @@
 """Helpers for Matplotlib figures: colours, axes, conversion to PNG and SVG.
 
-They do not use Matplotlib's global state, so any thread can draw.
+They do not use Matplotlib's global state, so any thread can draw. One setting is
+changed: ids in SVG files are no longer random.
 """
 
 import io
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -21,6 +23,8 @@ from matplotlib.ticker import (
 )
 
 from cifar_flax.text import shortened
+
+matplotlib.rcParams["svg.hashsalt"] = "cifar_flax"
 
 MAX_PIXELS = 3000  # of each side of a picture
 LABEL = 60  # characters of a name in a legend; longer ones lose their middle
@@ -168,7 +172,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> bytes:
-  """Returns the figure as the bytes of an SVG file; texts as in `png`."""
+  """Returns the figure as the bytes of an SVG file, the same ones each time."""
   return _saved(figure, "svg", metadata={"Date": None})
 
 

@@ -2,9 +2,9 @@
 
 make train CONFIG=configs/net6a_wide_tuned.py
 
-About three and a half hours on two cores, a third of what `net6a_wide` takes. The claim to test is:
-better, in a third of the time. See `net6b_tuned` for the reasons. Without BatchNorm,
-its learning rate is a fifth of that.
+About three and a half hours on two cores, a third of what `net6a_wide` takes. The claim
+to test is: better, in a third of the time. See `net6b_tuned` for the reasons. Without
+BatchNorm, its learning rate is a fifth of that.
 """
 
 from cifar_flax.config import Config

@@ -211,8 +211,8 @@ class Group:
 
     Args:
       name: `gap` (as `published.GAP` says), `max_train_accuracy`, `speed` (images/s in
-        training, median over epochs but the first), `seconds` (total over all epochs), or a key of
-        `metrics.jsonl`, whose value after the reported epoch is returned.
+        training, median over epochs but the first), `seconds` (total over all epochs),
+        or a key of `metrics.jsonl`, whose value after the reported epoch is returned.
     """
     if name == "gap":
       pairs = zip(

@@ -9,7 +9,7 @@ from cifar_flax import published
 from cifar_flax.errors import UserError
 from cifar_flax.run import evaluation, provenance
 from cifar_flax.run.files import write_atomically
-from cifar_flax.tables import Cell, Number, Table
+from cifar_flax.tables import Cell, Number, Table, mean_and_deviation
 from cifar_flax.tools import comparison, jobs, plots
 from cifar_flax.tools.comparison import Entry
 from cifar_flax.tools.document import Document, Picture, Section, origin
@@ -39,7 +39,8 @@ NOTES = (
   "which is not corrected for the number of comparisons. Parameters include "
   "BatchNorm's moving averages; multiply-adds are per image. The deviation is that of "
   "the count that was to be equal from that of plain. Peak memory is that of a "
-  "training step on one batch, as compiled.",
+  "training step on one batch, as compiled. Images/s are the median of the windows "
+  "that were measured ± their standard deviation.",
   "In the figures, bars are standard deviations. The line is the Pareto front: it "
   "joins types of which each is clearly more accurate than the one before it, seed by "
   "seed.",
@@ -139,8 +140,9 @@ def _compose(
   summaries: Mapping[str, dict[str, Any]],
 ) -> Document:
   facts = next(iter(summaries.values()), None)
-  missing = len(study.runs()) - len(summaries)
-  unfinished = f"{missing} of {len(study.runs())} runs are not finished."
+  planned = len(study.runs())
+  missing = planned - len(summaries)
+  unfinished = f"{missing} of {planned} runs are not finished."
   nothing = f"No conclusions: they need {comparison.LEAST_SEEDS} seeds of each type."
   sections = [
     Section("Conclusions", conclusions or [nothing]),
@@ -150,7 +152,7 @@ def _compose(
       for name, of_name in entries.items()
       if of_name
     ),
-    Section("Costs", _figures(study, entries, facts)),
+    Section("Costs", _figures(entries, facts)),
     Section("How to read this", NOTES),
     Section("Peak learning rates", [_search_table(study)]),
   ]
@@ -209,7 +211,10 @@ def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[Ce
   )
 
   def speed(phase: str) -> Number | None:
-    return Number.of(measured[phase], digits=0) if measured else None
+    if not measured:
+      return None
+    _, deviation = mean_and_deviation(measured[phase])
+    return Number(statistics.median(measured[phase]), deviation, digits=0)
 
   memory = entry.costs.get("peak memory, MiB")
   deviation = Number(100 * width.deviation, digits=1, sign="+")
@@ -229,7 +234,7 @@ def _row(study: Study, name: str, entry: Entry, of_name: list[Entry]) -> list[Ce
 
 
 def _figures(
-  study: Study, entries: Mapping[str, list[Entry]], facts: dict[str, Any] | None
+  entries: Mapping[str, list[Entry]], facts: dict[str, Any] | None
 ) -> list[Picture]:
   """Returns a picture of accuracy against each known cost."""
   every = [entry for of_name in entries.values() for entry in of_name]

@@ -399,3 +399,12 @@ def test_curves_of_many_groups_can_be_told_apart(number):
     assert not any(overlap(*pair) for pair in itertools.combinations(boxes, 2))
     assert min(b[0] for b in boxes) >= 0
     assert max(b[2] for b in boxes) <= figure.bbox.width
+
+
+def test_a_figure_has_the_same_bytes_each_time():
+  first, second = (
+    draw([entry("plain", (80, 81, 82), 10.0), entry("grouped", (70, 71, 72), 5.0)])[0]
+    for _ in range(2)
+  )
+  assert figures.svg(first) == figures.svg(second)
+  assert figures.png(first) == figures.png(second)
