@@ -20,7 +20,7 @@ def describe() -> list[str]:
   versions = [f"{name} {number}" for name, number in provenance.versions().items()]
   return [
     f"date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-    f"commit: {_commit()}",
+    f"commit: {provenance.describe_commit(*provenance.current_commit())}",
     f"CPU: {provenance.processor()}, {len(cpus)} of {os.cpu_count()} cores, {_isa()}",
     f"caches: {_caches(cpus[0])}",
     f"memory: {_memory()}",
@@ -80,10 +80,3 @@ def _gpus() -> list[str]:
   query = "--query-gpu=name,memory.total,driver_version"
   names = _run("nvidia-smi", query, "--format=csv,noheader")
   return [f"GPU: {line}" for line in names.splitlines()]
-
-
-def _commit() -> str:
-  folder = str(pathlib.Path(__file__).resolve().parent)
-  commit = _run("git", "-C", folder, "rev-parse", "--short", "HEAD") or "?"
-  changed = _run("git", "-C", folder, "status", "--porcelain", "--untracked-files=no")
-  return commit + (", with uncommitted changes" if changed else "")

@@ -111,8 +111,7 @@ def costs(config: Config | Path, num_classes: int | None = None) -> Costs:
 
   config = _config(config)
   if num_classes is None:
-    source = registry.DATASETS.get(config.data.dataset)
-    num_classes = source.num_classes if source else 10
+    num_classes = registry.num_classes(config.data.dataset)
   layers = structure.layers(config.model, num_classes)
   return Costs(config.model.name, layers=layers, **summary.totals(layers))
 
@@ -131,9 +130,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
   from cifar_flax.run import directory, files
 
   top = pathlib.Path(places.expanded(os.fspath(folder), "folder"))
-  found = [top] if (top / "config.json").is_file() else []
-  found += sorted(file.parent for file in top.glob("**/config.json"))
-  found = list(dict.fromkeys(found))
+  found = sorted(file.parent for file in top.glob("**/config.json"))
   if not found:
     raise UserError(f"{str(folder)!r}: no run here (no config.json)")
   configs = [config_lib.load(str(path / "config.json")) for path in found]

@@ -58,6 +58,12 @@ DATASETS = {
 FOLDER = "folder:"  # before a path: pictures, in a folder for each class
 
 
+def num_classes(dataset: str) -> int:
+  """Returns the number of classes; 10 for a folder, which is unknown until read."""
+  source = DATASETS.get(dataset)
+  return source.num_classes if source else 10
+
+
 def lookup(entry: str | type) -> Any:
   """Returns the object that a `module:attribute` names, or a class as it is."""
   if not isinstance(entry, str):

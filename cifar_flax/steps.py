@@ -187,7 +187,7 @@ def make_train_step(
   network: models.Network,
   tx: optax.GradientTransformation,
   steps_per_epoch: int,
-  seed: Any = None,
+  seed: Any,
 ) -> Callable:
   """Makes the training step of one device.
 
@@ -196,7 +196,7 @@ def make_train_step(
     network: from `config.model`.
     tx: the optimizer.
     steps_per_epoch: updates per epoch.
-    seed: of the run, which may be traced; `config.seed` by default.
+    seed: of the run, which may be traced.
 
   Returns:
     `train_step(state, images, labels, indices) -> (state, finite)`; `finite` is
@@ -204,7 +204,6 @@ def make_train_step(
   """
   apply: Callable = network.apply
   dtype = parameter_dtype(config)  # wider than bfloat16, for augmentation's sake
-  seed = config.seed if seed is None else seed
 
   def train_step(state: TrainState, images, labels, indices):
     example_keys = ops.example_keys(seed, state.step, indices)
@@ -296,8 +295,8 @@ def map_over_devices(
   function: Callable,
   devices: Sequence[jax.Device],
   num_mapped: int,
-  donate: int | tuple[int, ...] = (),
-  compiler_options: Mapping[str, str] | None = None,
+  donate: int | tuple[int, ...],
+  compiler_options: Mapping[str, str] | None,
 ) -> Callable:
   """Maps a function over devices with `jax.pmap`.
 

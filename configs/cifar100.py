@@ -15,5 +15,4 @@ def get_config() -> Config:
   """The recipe of the convolution study."""
   config = conv_study.get_config()
   config.data.dataset = "cifar100"
-  config.model.convolution = "plain"
   return config

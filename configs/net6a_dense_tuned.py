@@ -16,5 +16,4 @@ def get_config() -> Config:
   """The recipe that was chosen for `net6b`, at the rate that suits this network."""
   config = net6b_tuned.tuned(net6a_dense.get_config(), num_epochs=30)
   config.schedule.learning_rate = 0.002
-  config.model.dense_dropout_rate = 0.5
   return config

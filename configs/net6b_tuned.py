@@ -32,11 +32,9 @@ def tuned(config: Config, num_epochs: int) -> Config:
   config.augmentation.crop_padding = 4
   config.augmentation.flip = True
   config.model.dropout_rate = 0.0
-  config.model.dense_dropout_rate = 0.0
   config.label_smoothing = 0.1
   config.optimizer.weight_decay = 0.05
   config.schedule = Schedule(name="one_cycle")
   config.schedule.learning_rate = 0.01
-  config.schedule.minimum = 0.0
   config.schedule.warmup_epochs = 2.0
   return config

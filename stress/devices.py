@@ -13,7 +13,6 @@ from flax import serialization
 
 from cifar_flax import main
 from cifar_flax.run import checkpoints as library
-from cifar_flax.run.directory import EVALUATION_KEYS, FREE_KEYS
 from cifar_flax.trainer import Trainer
 from stress.lab import Lab, Row, checkpoints, outcome, rows, verdict
 

@@ -81,7 +81,7 @@ class Lab:
     `process_group=0` gives it a process group of its own, as a shell does.
     """
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = self.environment | {"XLA_FLAGS": flags} | more.pop("env", {})
+    environment = self.environment | {"XLA_FLAGS": flags}
     return subprocess.Popen(
       command,
       cwd=ROOT,

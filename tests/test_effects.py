@@ -85,7 +85,7 @@ def training(config):
   labels = jax.ShapeDtypeStruct((8,), jnp.int32)
   indices = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   mask = jax.ShapeDtypeStruct((config.batch_size,), jnp.float32)
-  train_step = steps.make_train_step(config, network, tx, STEPS_PER_EPOCH)
+  train_step = steps.make_train_step(config, network, tx, STEPS_PER_EPOCH, config.seed)
   eval_step = steps.make_eval_step(config, network, flip=False)
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   return (

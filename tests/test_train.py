@@ -396,7 +396,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path):
 
 
 class StopAt:
-  """A `stopping.Watch` that has received SIGTERM after some dispatches."""
+  """A `signals.Watch` that has received SIGTERM after some dispatches."""
 
   def __init__(self, dispatches):
     self.left = dispatches

@@ -71,8 +71,6 @@ def run(argv: list[str]) -> int:
   from cifar_flax.tools import explain
   from cifar_flax.tools.trained import BATCH, Trained
 
-  if hasattr(sys.stdout, "reconfigure"):  # names may exceed the terminal's encoding
-    sys.stdout.reconfigure(errors="backslashreplace")
   caches.keep_compiled_programs()
   trained = Trained(workdir, flags.checkpoint)
   if flags.checkpoint == "best":

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cifar_flax import config as config_lib
 from cifar_flax import models
+from cifar_flax.data.records import IMAGE_SHAPE
 from cifar_flax.models.layers import Dropout
 from cifar_flax.ops import compiler
 from cifar_flax.tools import costs, dependence
@@ -85,11 +86,7 @@ class Layer:
     return math.prod(self.output)
 
 
-def layers(
-  config: config_lib.Model,
-  num_classes: int = 10,
-  image_shape: tuple[int, int, int] = (32, 32, 3),
-) -> list[Layer]:
+def layers(config: config_lib.Model, num_classes: int = 10) -> list[Layer]:
   """Returns the layers of a network, in the order in which they are computed.
 
   A layer is a module that has parameters or multiply-adds of its own, a dropout, or a
@@ -98,12 +95,11 @@ def layers(
   Args:
     config: a run's `config.model`.
     num_classes: number of logits.
-    image_shape: height, width, channels.
   """
   models.set_precision(config.dtype)
   # With ops="lax", every operation is one that `costs` and `dependence` can read.
   network = models.create(dataclasses.replace(config, ops="lax"), num_classes)
-  images = jnp.zeros((1, *image_shape))
+  images = jnp.zeros((1, *IMAGE_SHAPE))
   initialise = lambda key: network.init(key, images, train=False)  # noqa: E731
   variables = jax.eval_shape(initialise, jax.random.key(0))
   tracer = _Tracer(network, variables)

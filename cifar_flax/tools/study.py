@@ -241,7 +241,7 @@ def find_widths(study: Study) -> None:
   def model(kind: str) -> config_lib.Model:
     return dataclasses.replace(study.config.model, convolution=kind)
 
-  num_classes = num_classes_of(study.config)
+  num_classes = registry.num_classes(study.config.data.dataset)
   base = widths.same_width(model(BASE), num_classes)
   for comparison in study.compared:
     study.widths[comparison] = {}
@@ -269,12 +269,6 @@ def describe_widths(study: Study) -> list[str]:
       if comparison != "slots" and kind != BASE
     ]
   return lines
-
-
-def num_classes_of(config: Config) -> int:
-  """Returns the number of classes; 10 for a folder, which is unknown until read."""
-  source = registry.DATASETS.get(config.data.dataset)
-  return source.num_classes if source else 10
 
 
 def search_rates(study: Study, train_all: Callable[..., int]) -> int:
@@ -325,9 +319,9 @@ def check_parameters(study: Study) -> None:
         )
 
 
-def accuracy(job: jobs.Job | None) -> float | None:
+def accuracy(job: jobs.Job) -> float | None:
   """Returns a run's accuracy after its last epoch, in percent; None if unfinished."""
-  summary = jobs.finished_summary(job) if job else None
+  summary = jobs.finished_summary(job)
   return 100 * summary["final_eval_accuracy"] if summary else None
 
 
@@ -345,7 +339,8 @@ def measure(study: Study, windows: int, again: bool) -> None:
   from cifar_flax.tools import measurement
 
   print(f"Measuring the speed of {len(wanted)} networks", flush=True)
-  study.measured = measurement.record(wanted, num_classes_of(study.config), windows)
+  num_classes = registry.num_classes(study.config.data.dataset)
+  study.measured = measurement.record(wanted, num_classes, windows)
   study.output.mkdir(parents=True, exist_ok=True)
   files.write_atomically(file, (json.dumps(study.measured, indent=2) + "\n").encode())
 

@@ -200,9 +200,7 @@ def run(argv: list[str]) -> None:
 
   if flags.measure:
     accelerators.check()
-  # The number of classes of a folder of images is unknown until it is read.
-  source = registry.DATASETS.get(config.data.dataset)
-  num_classes = source.num_classes if source else 10
+  num_classes = registry.num_classes(config.data.dataset)
   layers = structure.layers(config.model, num_classes)
   if flags.format == "json":
     print(to_json(layers, config))

@@ -74,10 +74,6 @@ def test_two_runs_at_once_prepare_once(monkeypatch, tmp_path):
   assert len(made) == 1 and (folder / "dataset_info.json").is_file()
 
 
-def test_numbers_of_examples():
-  assert (shapes10.NUM_TRAIN, shapes10.NUM_TEST) == (10_000, 2_000)
-
-
 def test_all_images_differ():
   images = np.concatenate([draw_many(key, 100)[0] for key in (0, 1)])
   assert len({image.tobytes() for image in images}) == 200

@@ -76,7 +76,7 @@ def test_the_augmentation_is_that_of_the_training_step(dataset):
     jnp.int32(step), params, {}, tx.init(params), {}, steps.Metrics.empty()
   )
   numbers = np.int32([5, 0, 3, 2])
-  train_step = steps.make_train_step(config, network, tx, steps_per_epoch=10)
+  train_step = steps.make_train_step(config, network, tx, 10, config.seed)
   train_step = jax.vmap(train_step, in_axes=(None, None, None, 0), axis_name=steps.AXIS)
   data = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
   train_step(state, *data, numbers[None])
