@@ -303,6 +303,9 @@ def test_recipe_says_what_its_tables_show():
   first_test = tried("net6b", 25, "test")
   first_test_6a = tried("net6a", 30, "test")
   faithful = float(readme_rows()["net6b", "faithful"][3].split(" ")[0])
+  crop = "crop_padding={}".format
+  dense = short["net6a_dense", 20, "test", frozenset({crop(2)})]
+  weaker = short["net6a", 20, "test", frozenset({crop(3), "dropout_rate=0.0"})]
   text = " ".join((ROOT / evidence.RECIPE).read_text().split())
   for words in (
     f"gains {test_6b[0] - faithful:.1f} points on the faithful `net6b`",
@@ -317,6 +320,8 @@ def test_recipe_says_what_its_tables_show():
     f" {both_6a[0] - kept[0]:.1f} points of accuracy",
     f"that reaches {test_6a[1]} with a gap of {test_6a[2]:.1f}",
     f"the first recipe reached {first_test_6a[1]} (one",
+    f"and a weaker crop as well: {dense[1]}, one run",
+    f"it ends {84.84 - weaker[0]:.1f} points below (one run)",
   ):
     assert words in text, words
 
