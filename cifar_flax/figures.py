@@ -1,7 +1,7 @@
 """Helpers for Matplotlib figures: colours, axes, conversion to PNG and SVG.
 
-They do not use Matplotlib's global state, so any thread can draw. One setting is
-changed: ids in SVG files are no longer random.
+Any thread can draw: of Matplotlib's global state, they only set that ids in SVG files
+are not random.
 """
 
 import io

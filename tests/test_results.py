@@ -303,6 +303,7 @@ def test_recipe_says_what_its_tables_show():
   first_test = tried("net6b", 25, "test")
   first_test_6a = tried("net6a", 30, "test")
   faithful = float(readme_rows()["net6b", "faithful"][3].split(" ")[0])
+  published = 100 * publications.lookup("net6a_constant").test_accuracy
   crop = "crop_padding={}".format
   dense = short["net6a_dense", 20, "test", frozenset({crop(2)})]
   weaker = short["net6a", 20, "test", frozenset({crop(3), "dropout_rate=0.0"})]
@@ -321,7 +322,7 @@ def test_recipe_says_what_its_tables_show():
     f"that reaches {test_6a[1]} with a gap of {test_6a[2]:.1f}",
     f"the first recipe reached {first_test_6a[1]} (one",
     f"and a weaker crop as well: {dense[1]}, one run",
-    f"it ends {84.84 - weaker[0]:.1f} points below (one run)",
+    f"it ends {published - weaker[0]:.1f} points below (one run)",
   ):
     assert words in text, words
 
