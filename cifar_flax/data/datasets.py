@@ -247,8 +247,8 @@ def _check_level(folder: pathlib.Path, data_dir: pathlib.Path, what: str) -> Non
 def _split_strings(config: Data) -> dict[str, str]:
   """Returns the split strings by key."""
   return {
-    "data.train_split": config.train_split or "train",
-    "data.eval_split": config.eval_split or "test",
+    "data.train_split": config.train_split,
+    "data.eval_split": config.eval_split,
   }
 
 

@@ -55,7 +55,7 @@ def render(
   figure.text(0.1 / size[0], 0.1 / size[1], note, **style)
   left, top = margin / size[0], below / size[1]
   share = inches / (figure.get_figwidth(), figure.get_figheight())
-  titles = (f"{dataset.info.name}, {config.data.train_split or 'train'}", "augmented")
+  titles = (f"{dataset.info.name}, {config.data.train_split}", "augmented")
   for i, (grid, title) in enumerate(zip(grids, titles, strict=True)):
     axes = figure.add_axes((left + i * (share[0] + 0.02), top, *share))
     axes.imshow(grid, interpolation="nearest", aspect="auto")

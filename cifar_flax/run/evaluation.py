@@ -16,7 +16,7 @@ def identity(summary: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what runs must have in common to be averaged: their data and NUMERICS."""
   data = summary["data"]
   return eval_identity(summary) | {
-    "train_split": data["train_split"] or "train",
+    "train_split": data["train_split"],
     "train_examples": data["train_examples"],
   }
 
@@ -27,7 +27,7 @@ def eval_identity(summary: Mapping[str, Any]) -> dict[str, Any]:
   return {
     "data": data["name"],
     "fingerprint": data["fingerprint"],
-    "eval_split": data["eval_split"] or "test",
+    "eval_split": data["eval_split"],
     "eval_examples": data["eval_examples"],
     "numerics": summary.get("numerics"),
   }
@@ -45,8 +45,8 @@ def describe_data(data: dict[str, Any], plain: bool = False) -> str:
   code, name = (shown, shown) if plain else (text.code, text.markdown)
   words = (
     f"{name(data['name'])} {name(data.get('version', ''))}, trained on "
-    f"{code(data['train_split'] or 'train')} ({train:,} images), evaluated on "
-    f"{code(data['eval_split'] or 'test')} ({test:,} images), "
+    f"{code(data['train_split'])} ({train:,} images), evaluated on "
+    f"{code(data['eval_split'])} ({test:,} images), "
     f"fingerprint {data['fingerprint']}, "
   )
   if data.get("download_size"):
@@ -79,8 +79,8 @@ def cautions(data: Mapping[str, Any]) -> list[str]:
   if common := data.get("common_images", 0):
     found.append(
       f"{common:,} of the {data['eval_examples']:,} evaluated images "
-      f"({data['eval_split'] or 'test'}) are training images too "
-      f"({data['train_split'] or 'train'}), so the accuracy is not that on new images"
+      f"({data['eval_split']}) are training images too "
+      f"({data['train_split']}), so the accuracy is not that on new images"
     )
   if repeated := data.get("repeated_images", 0):
     found.append(f"the split strings name {repeated:,} images more than once")
@@ -128,11 +128,11 @@ def choice(which: str, rows: Sequence[Mapping[str, Any]], eval_split: str) -> st
     return "last"
   evaluated = sum(row.get("eval_accuracy") is not None for row in rows)
   if not evaluated:
-    return f"best, chosen on {eval_split or 'test'}"
+    return f"best, chosen on {eval_split}"
   epochs = "epoch" if evaluated == 1 else "epochs"
   if evaluated < len(rows):
     epochs = f"evaluated {epochs}"
-  return f"best of {evaluated} {epochs}, chosen on {eval_split or 'test'}"
+  return f"best of {evaluated} {epochs}, chosen on {eval_split}"
 
 
 def read_choice(workdir: pathlib.Path, which: str, eval_split: str) -> str:

@@ -63,7 +63,7 @@ def facts(trained: Trained, workdir: pathlib.Path) -> dict[str, Any]:
     },
     "accuracy": trained.accuracy,
     "evaluated_on": {
-      "split": data["eval_split"] or "test",
+      "split": data["eval_split"],
       "images": data.get("eval_examples"),
     },
     "data": data,

@@ -174,7 +174,7 @@ class Group:
   @property
   def eval_split(self) -> str:
     """The split that the runs were evaluated on."""
-    return self.data["eval_split"] or "test"
+    return self.data["eval_split"]
 
   @functools.cached_property
   def multiply_adds(self) -> int | None:

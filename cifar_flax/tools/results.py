@@ -310,9 +310,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
       "**Different data or NUMERICS**: a config has a row for each; their accuracies "
       "are not comparable."
     )
-  splits = {
-    run["data"]["eval_split"] or "test" for e in results["configs"] for run in e["runs"]
-  }
+  splits = {run["data"]["eval_split"] for e in results["configs"] for run in e["runs"]}
   if splits - {"test"}:
     read = ", ".join(text_lib.code(split) for split in sorted(splits))
     notes.append(f"**Test accuracy of ours is that on {read}.**")

@@ -189,9 +189,7 @@ def _windows(study: Study) -> int:
 
 def _table(study: Study, name: str, of_name: list[Entry]) -> Table:
   """Returns the table of a comparison, the best accuracy, memory and speeds marked."""
-  columns = [
-    column.format(study.config.data.eval_split or "test") for column in COLUMNS
-  ]
+  columns = [column.format(study.config.data.eval_split) for column in COLUMNS]
   best = {columns[2]: max, "peak memory, MiB": min}
   best |= {"images/s, training": max, "images/s, inference": max}
   rows = [_row(study, name, entry, of_name) for entry in of_name]
@@ -250,9 +248,7 @@ def _figures(
   )
   found = []
   for number, cost in enumerate(every[0].costs):
-    picture = plots.cost(
-      every, cost, f"accuracy on {data['eval_split'] or 'test'}, %", subtitle
-    )
+    picture = plots.cost(every, cost, f"accuracy on {data['eval_split']}, %", subtitle)
     name, _, _ = cost.partition(",")
     found.append(Picture(f"cost_{number}", f"accuracy against {name}", picture))
   return found

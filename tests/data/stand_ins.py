@@ -147,5 +147,6 @@ def python_members(pixels: Pixels) -> dict[str, bytes]:
 
 
 def make_config(**values) -> Any:
-  defaults = dict.fromkeys(["data_dir", "archive", "train_split", "eval_split"], "")
-  return types.SimpleNamespace(**{"dataset": "cifar10", **defaults, **values})
+  splits = {"train_split": "train", "eval_split": "test"}
+  defaults = {"dataset": "cifar10", "data_dir": "", "archive": "", **splits}
+  return types.SimpleNamespace(**{**defaults, **values})

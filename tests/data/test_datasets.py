@@ -99,7 +99,16 @@ def test_slices_refer_to_the_order_on_disk(prepared_once, pixels):
 @pytest.mark.parametrize("field", ["train_split", "eval_split"])
 @pytest.mark.parametrize(
   "spec",
-  ["trian", "train[", "train[:61]", "train[:110%]", "train[a:b]", "train[3]", "train+"],
+  [
+    "",
+    "trian",
+    "train[",
+    "train[:61]",
+    "train[:110%]",
+    "train[a:b]",
+    "train[3]",
+    "train+",
+  ],
 )
 def test_bad_split_is_refused(field, spec, prepared_once):
   message = refused("is not a TFDS split", data_dir=str(prepared_once), **{field: spec})

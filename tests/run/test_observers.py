@@ -625,7 +625,7 @@ def test_names_are_shown_as_they_are(tmp_path, caplog, name):
 
 
 def test_splits_that_add_up_to_all_images_are_comparable(tmp_path):
-  run = make_run(tmp_path, train_split="train[50%:] + train[:50%]", eval_split="")
+  run = make_run(tmp_path, train_split="train[50%:] + train[:50%]")
   text = terminal.table(run, summary_of(make_rows(1, 50)))
   assert columns_of(text)["accuracy on test"] == ["70.00%", "85.48%"]
 

@@ -260,6 +260,6 @@ class Curves(Observer):
     )
     comparable = not published.obstacle(self._run.data)
     reference = published.curves(config.name) if comparable else None
-    split = config.data.eval_split or "test"
+    split = config.data.eval_split
     picture = curves.render(rows, title, reference, split)
     write_atomically(self._run.workdir / "curves.png", picture)

@@ -121,8 +121,8 @@ def _heading(run: Run) -> list[str]:
   lines = {
     "network": f"{shown(config.name)}{network}: {run.parameters:,} parameters",
     "data": f"{shown(config.data.dataset)}, "
-    f"{images('train', config.data.train_split or 'train')}, evaluated on "
-    f"{images('eval', config.data.eval_split or 'test')}",
+    f"{images('train', config.data.train_split)}, evaluated on "
+    f"{images('eval', config.data.eval_split)}",
     "schedule": f"{config.num_epochs} epochs of {run.steps_per_epoch} steps, "
     f"batch size {config.batch_size}, {optimizer.name}, {schedule.name} "
     f"{schedule.learning_rate:g}",
@@ -230,7 +230,7 @@ def _time(seconds: float) -> str:
 def table(run: Run, summary: dict[str, Any]) -> str:
   """Compares the summary with the published run, at the same epoch and at its end."""
   config, epochs = run.config, summary["num_epochs"]
-  split = config.data.eval_split or "test"
+  split = config.data.eval_split
   known, obstacle = published.lookup(config.name), published.obstacle(run.data)
   ours = published.Outcome(
     epochs,
