@@ -1,25 +1,23 @@
 """All commands: `python -m cifar_flax COMMAND`, each with a --help of its own."""
 
-import importlib
-
-from cifar_flax import command_line
+from cifar_flax import command_line, registry
 from cifar_flax.errors import UserError
 from cifar_flax.hints import nearest
 from cifar_flax.run import streams
 
-# The module that runs each command, the arguments that stand for it, what it does.
+# The function that runs each command, the arguments that stand for it, what it does.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
-  "train": ("main", ("--mode=train",), "trains a config, or resumes its run"),
-  "eval": ("main", ("--mode=eval",), "evaluates a checkpoint of a run"),
-  "summary": ("tools.summary", (), "lists a network's layers and what they cost"),
-  "preview": ("tools.preview", (), "draws the data as training sees them"),
-  "predict": ("tools.predict", (), "classifies pictures with a trained network"),
-  "export": ("tools.export", (), "writes a trained network for other programs"),
-  "publish": ("tools.publish", (), "keeps what a finished run is judged by"),
-  "report": ("tools.report", (), "compares runs, as Markdown and as one HTML page"),
-  "sweep": ("tools.sweep", (), "trains a config with many values and seeds"),
-  "study": ("tools.study", (), "compares the types of convolution, like with like"),
-  "reproduce": ("tools.reproduce", (), "trains the published and tuned configs"),
+  "train": ("main:main", ("--mode=train",), "trains a config, or resumes its run"),
+  "eval": ("main:main", ("--mode=eval",), "evaluates a checkpoint of a run"),
+  "summary": ("tools.summary:run", (), "lists a network's layers and what they cost"),
+  "preview": ("tools.preview:run", (), "draws the data as training sees them"),
+  "predict": ("tools.predict:run", (), "classifies pictures with a trained network"),
+  "export": ("tools.export:run", (), "writes a trained network for other programs"),
+  "publish": ("tools.publish:run", (), "keeps what a finished run is judged by"),
+  "report": ("tools.report:run", (), "compares runs, as Markdown and as one HTML page"),
+  "sweep": ("tools.sweep:run", (), "trains a config with many values and seeds"),
+  "study": ("tools.study:run", (), "compares the types of convolution, like with like"),
+  "reproduce": ("tools.reproduce:run", (), "trains the published and tuned configs"),
 }
 
 EXIT_CODES = """
@@ -33,8 +31,8 @@ exit codes:
 TRAIN = ("train", "sweep", "study", "reproduce")
 
 
-def run(argv: list[str]) -> int:
-  """Runs the command that the first argument names.
+def run(argv: list[str]) -> int | None:
+  """Runs the command that the first argument names; returns its exit code, or None.
 
   Raises:
     UserError: there is no such command.
@@ -47,10 +45,10 @@ def run(argv: list[str]) -> int:
   name, *arguments = argv
   if name not in COMMANDS:
     raise UserError(f"{name}: no such command{nearest(name, COMMANDS)} (--help)")
-  module, mode, _ = COMMANDS[name]
+  function, mode, _ = COMMANDS[name]
   if name in TRAIN:
     streams.outlive()
-  return importlib.import_module(f"cifar_flax.{module}").main([*mode, *arguments])
+  return registry.lookup(f"cifar_flax.{function}")([*mode, *arguments])
 
 
 def main(argv: list[str] | None = None) -> int:

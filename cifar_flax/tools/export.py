@@ -148,8 +148,3 @@ def run(argv: list[str]) -> None:
   if flags.card is not None:
     output.write(flags.card, description.card(trained, facts).encode())
     print(f"{shown(flags.card)}: model card")
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if a file cannot be written, 2 for wrong input."""
-  return command_line.answer(run, argv)

@@ -143,8 +143,3 @@ def _predictions(
         f"{shown(name)} {probability:.1%}" for name, probability in best
       )
       yield f"{shown(file)}: {words}"
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if a file failed, 2 for wrong input or no file."""
-  return command_line.answer(run, argv)

@@ -51,8 +51,3 @@ def run(argv: list[str]) -> None:
   print(shown(flags.output))
   if note := samples.left_out(dataset, flags.columns):
     print(f"note: {note}", file=sys.stderr)
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if the PNG cannot be written, 2 for wrong input."""
-  return command_line.answer(run, argv)

@@ -96,8 +96,3 @@ def run(argv: list[str]) -> None:
   publish(workdir, output, not flags.no_weights)
   size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
   print(f"{shown(output)}: {size:,} bytes")
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if a file cannot be written, 2 for wrong input."""
-  return command_line.answer(run, argv)

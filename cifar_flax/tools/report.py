@@ -349,8 +349,3 @@ def run(argv: list[str]) -> None:
   found.notes = [*left_out, *trouble, *found.notes[1:], *document.facts["data"]]
   print(dataclasses.replace(found, title="Runs").text())
   print(shown(pathlib.Path(flags.output) / "report.html"))
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if a file cannot be written, 2 for wrong input."""
-  return command_line.answer(run, argv)

@@ -103,8 +103,3 @@ def run(argv: list[str]) -> int:
   command = shlex.join(["python", "-m", "cifar_flax", "reproduce", *argv])
   with where.training(flags) as train_all:
     return reproduce(planned, output, command, train_all)
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns the exit code of `train_all` or that of an error."""
-  return command_line.answer(run, argv)

@@ -388,8 +388,3 @@ def run(argv: list[str]) -> int:
 
   print(study_page.write(study))
   return trained or code
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns the exit code of `train_all` or that of an error."""
-  return command_line.answer(run, argv)

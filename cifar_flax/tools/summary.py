@@ -216,8 +216,3 @@ def run(argv: list[str]) -> None:
 
     picture = figures.png(drawing.draw(layers, config.model.name))
     output.write(flags.plot, picture)
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns 0, 1 if the PNG cannot be written, 2 for wrong input."""
-  return command_line.answer(run, argv)

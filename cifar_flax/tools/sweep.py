@@ -159,8 +159,3 @@ def run(argv: list[str]) -> int:
 
   report.run([*done, "--output", str(output / "report")])
   return code
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Runs the command; returns the exit code of `train_all` or that of an error."""
-  return command_line.answer(run, argv)

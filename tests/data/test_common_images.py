@@ -12,7 +12,6 @@ from cifar_flax.data import datasets
   ("train", "evaluation", "common", "repeated"),
   [
     ("train", "test", 0, 0),
-    ("", "", 0, 0),
     ("train[:45]", "train[45:]", 0, 0),
     ("train[:10]", "train[5:20]", 5, 0),
     ("test[:16]", "test[:4]", 4, 0),

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image, ImageCms
 from stand_ins import make_config
 
+from cifar_flax import __main__ as commands
 from cifar_flax.data import datasets, pictures
 from cifar_flax.errors import UserError
-from cifar_flax.tools import predict, trained
+from cifar_flax.tools import trained
 
 RAMP = np.uint8(np.add.outer(np.arange(48), np.arange(48)) * 255 // 94)
 PICTURE = Image.fromarray(np.stack([RAMP, RAMP[::-1], RAMP.T // 2], -1))
@@ -146,7 +147,7 @@ def predicted(tmp_path, monkeypatch, capsys):
 
   def call(*arguments):
     flags = [f"--workdir={run}", "--checkpoint=last"]
-    code = predict.main([*flags, *map(str, arguments)])
+    code = commands.main(["predict", *flags, *map(str, arguments)])
     out, error = capsys.readouterr()
     return code, out.splitlines(), error.splitlines()
 

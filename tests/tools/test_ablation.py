@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import main
 from cifar_flax.tables import cell_text
@@ -77,14 +78,14 @@ def test_ablation_sets_each_change_back_by_itself_then_all(tmp_path):
   ],
 )
 def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
-  assert sweep.main([f"--config={TUNED}", *flags]) == 2
+  assert commands.main(["sweep", f"--config={TUNED}", *flags]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error.strip()) and error.count("\n") == 1
 
 
 def test_an_overridden_key_is_not_a_difference(capsys):
   flags = ["--config=configs/net6a.py", "--ablate=configs/net6a_constant.py"]
-  assert sweep.main([*flags, "--config.schedule.name=constant"]) == 2
+  assert commands.main(["sweep", *flags, "--config.schedule.name=constant"]) == 2
   message = (
     "net6a_constant and net6a have no differences, "
     "ignoring the keys that --config.KEY sets"
@@ -96,7 +97,7 @@ def test_a_config_with_the_name_of_one_of_its_runs_is_refused(tmp_path, capsys):
   values = config_lib.to_dict(config_lib.load(BASE)) | {"name": "without_all"}
   (tmp_path / "config.json").write_text(json.dumps(values))
   flags = [f"--config={tmp_path / 'config.json'}", f"--ablate={TUNED}"]
-  assert sweep.main(flags) == 2
+  assert commands.main(["sweep", *flags]) == 2
   assert (
     "the config has the name of one of the runs, without_all" in capsys.readouterr().err
   )
@@ -187,7 +188,7 @@ def test_the_table_is_written_and_printed(tmp_path, monkeypatch, capsys):
   reported = []
   monkeypatch.setattr(report, "run", reported.append)
   flags = [f"--config={TUNED}", f"--ablate={BASE}", f"--output={tmp_path}"]
-  assert sweep.main(flags) == 0
+  assert commands.main(["sweep", *flags]) == 0
   text = (tmp_path / "ablation.md").read_text()
   assert "| without_schedule | 1 | 80.00 | +0.00 |" in text
   assert "Gain of each change in net6b_tuned" in capsys.readouterr().out

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import registry, train
 from cifar_flax.data import datasets
 from cifar_flax.run import checkpoints
-from cifar_flax.tools import export
 from cifar_flax.tools.trained import Trained
 
 CLASSES = ("cat", "a|b: #*_x_*", "dög", "'q\"")
@@ -61,7 +61,7 @@ def exported(run, *flags):
   """Exports; returns the JSON beside the file, and the card."""
   file, card = run.parent / "x.npz", run.parent / "README.md"
   flags = [f"--workdir={run}", f"--output={file}", f"--card={card}", *flags]
-  assert export.main(flags) == 0
+  assert commands.main(["export", *flags]) == 0
   return json.loads((run.parent / "x.npz.json").read_text()), card.read_text()
 
 
@@ -101,7 +101,7 @@ def test_onnx_holds_the_same_metadata(run):
   expected, _ = exported(run)
   file = run.parent / "x.onnx"
   with jax.numpy_rank_promotion("allow"):  # jax2onnx adds a bias so
-    assert export.main([f"--workdir={run}", f"--output={file}"]) == 0
+    assert commands.main(["export", f"--workdir={run}", f"--output={file}"]) == 0
   assert not (run.parent / "x.onnx.json").exists()
   found = runtime.InferenceSession(file).get_modelmeta().custom_metadata_map
   assert found.pop("format") == "onnx" and expected.pop("format") == "npz"
@@ -119,7 +119,7 @@ def test_the_type_of_the_arithmetic_is_told_apart_from_that_of_the_training(run)
   assert "computed in bfloat16. An ONNX export computes in float32." in card
   file = run.parent / "x.onnx"
   with jax.numpy_rank_promotion("allow"):  # jax2onnx adds a bias so
-    assert export.main([f"--workdir={run}", f"--output={file}"]) == 0
+    assert commands.main(["export", f"--workdir={run}", f"--output={file}"]) == 0
   found = runtime.InferenceSession(file).get_modelmeta().custom_metadata_map
   assert (found["computed_in"], found["trained_in"]) == ("float32", "bfloat16")
 
@@ -198,7 +198,7 @@ def test_the_hub_reads_the_card(run):
 
 def test_a_card_needs_no_export(run, capsys):
   card = run.parent / "CARD.md"
-  assert export.main([f"--workdir={run}", f"--card={card}"]) == 0
+  assert commands.main(["export", f"--workdir={run}", f"--card={card}"]) == 0
   assert capsys.readouterr().out == f"{card}: model card\n"
   assert [file.name for file in sorted(run.parent.iterdir())] == ["CARD.md", run.name]
 
@@ -206,7 +206,7 @@ def test_a_card_needs_no_export(run, capsys):
 def test_nothing_is_written_beside_a_device(run, capsys):
   file = run.parent / "x.npz"
   file.symlink_to("/dev/null")
-  assert export.main([f"--workdir={run}", f"--output={file}"]) == 0
+  assert commands.main(["export", f"--workdir={run}", f"--output={file}"]) == 0
   assert capsys.readouterr().out.count("\n") == 1
   assert not (run.parent / "x.npz.json").exists()
 

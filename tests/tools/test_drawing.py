@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 from matplotlib.transforms import Bbox
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, registry
 from cifar_flax.models.network import Network
@@ -468,7 +469,7 @@ def test_numbers_have_three_digits(number, text):
 def test_draws_the_network(tmp_path, capsys):
   plot = tmp_path / "net.png"
   config = str(ROOT / "configs/net6b.py")
-  assert summary.main(["--config", config, "--plot", str(plot)]) == 0
+  assert commands.main(["summary", "--config", config, "--plot", str(plot)]) == 0
   data = plot.read_bytes()
   assert data.startswith(b"\x89PNG")
   assert int.from_bytes(data[20:24]) > int.from_bytes(data[16:20])  # higher than wide

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import models, registry, train
 from cifar_flax.data import datasets
@@ -67,7 +68,7 @@ def of_dtype(run, folder, dtype):
 def written(run, tmp_path, capsys, kind, *flags):
   """Exports to a file whose suffix says the format, without --format."""
   path = tmp_path / f"network.{kind}"
-  code = export.main([f"--workdir={run}", f"--output={path}", *flags])
+  code = commands.main(["export", f"--workdir={run}", f"--output={path}", *flags])
   out, error = capsys.readouterr()
   assert (code, error) == (0, "") and out.startswith(f"{path}: ")
   return path
@@ -177,7 +178,9 @@ def test_every_network_in_every_operator_set(name, convolution, opset, tmp_path)
 
 def test_onnx_without_jax2onnx_names_the_package(run, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "jax2onnx", None)
-  code = export.main([f"--workdir={run}", "--format=onnx", f"--output={tmp_path}/x"])
+  code = commands.main(
+    ["export", f"--workdir={run}", "--format=onnx", f"--output={tmp_path}/x"]
+  )
   assert code == 2 and "pip install -e '.[onnx]'" in capsys.readouterr().err
 
 
@@ -221,7 +224,7 @@ def test_npz_contains_every_array_under_its_path(run, dtype, tmp_path, capsys):
   ],
 )
 def test_a_mistake_prints_one_line(run, argv, code, words, capsys):
-  found = export.main([argument.replace("{run}", str(run)) for argument in argv])
+  found = commands.main(["export", *(each.replace("{run}", str(run)) for each in argv)])
   out, error = capsys.readouterr()
   assert (found, out) == (code, "") and words in error and error.count("\n") == 1
 
@@ -231,7 +234,7 @@ def test_a_failed_export_leaves_the_former_file(run, tmp_path, capsys):
   path.write_bytes(b"former")
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
   try:
-    code = export.main([f"--workdir={run}", f"--output={path}"])
+    code = commands.main(["export", f"--workdir={run}", f"--output={path}"])
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
   assert code == 1 and "File too large" in capsys.readouterr().err

@@ -13,10 +13,11 @@ import shutil
 import numpy as np
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import registry, train
 from cifar_flax.data import datasets
-from cifar_flax.tools import predictions, report
+from cifar_flax.tools import predictions
 
 pytestmark = pytest.mark.pages
 WIDTHS = (390, 1280)
@@ -83,7 +84,7 @@ def pages(tmp_path_factory):
         write_nine(runs / "one", runs / "nine")
       else:
         trained(runs / name)
-      assert report.main([str(runs / name), f"--output={found[name]}"]) == 0
+      assert commands.main(["report", str(runs / name), f"--output={found[name]}"]) == 0
   return found
 
 

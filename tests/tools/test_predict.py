@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import train
 from cifar_flax.data import datasets, pictures
 from cifar_flax.errors import UserError
-from cifar_flax.tools import explain, predict
+from cifar_flax.tools import explain
 from cifar_flax.tools.trained import Trained, likeliest, softmax
 
 NO_PICTURE = (
@@ -85,7 +86,9 @@ def test_each_picture_has_a_line_and_bad_files_are_reported(
 ):
   listed = io.StringIO(f"{folder}/a.png\n\n{folder}/none.png\n")
   monkeypatch.setattr("sys.stdin", listed)
-  code = predict.main(["--workdir", str(run[0]), str(folder), "-", "--top=2"])
+  code = commands.main(
+    ["predict", "--workdir", str(run[0]), str(folder), "-", "--top=2"]
+  )
   out, error = capsys.readouterr()
   lines = out.splitlines()
   assert code == 1
@@ -102,7 +105,7 @@ def test_each_picture_has_a_line_and_bad_files_are_reported(
 
 def test_json(run, folder, capsys):
   arguments = ["--workdir", str(run[0]), f"{folder}/a.png", "--format=json"]
-  assert predict.main([*arguments, "--checkpoint=last"]) == 0
+  assert commands.main(["predict", *arguments, "--checkpoint=last"]) == 0
   answer = json.loads(capsys.readouterr()[0])
   wanted = softmax(Trained(run[0], "last").logits(DATASET.eval.images[:1]))[0]
   assert answer["file"] == f"{folder}/a.png"
@@ -172,7 +175,7 @@ def test_explain_says_how_many_it_leaves_out(run, tmp_path, capsys):
     Image.new("RGB", (32, 32), (i, 0, 0)).save(pictures_ / f"{i}.png")
   path = tmp_path / "cam.png"
   command = ["--workdir", str(run[0]), str(pictures_), f"--explain={path}"]
-  assert predict.main(command) == 0
+  assert commands.main(["predict", *command]) == 0
   out, error = capsys.readouterr()
   assert out.count("\n") == explain.MAX_PICTURES + 2
   chosen, note = error.splitlines()
@@ -189,7 +192,7 @@ def test_a_wrong_path_of_explain_is_found_before_the_work(
   monkeypatch.setattr("cifar_flax.tools.trained.Trained.__init__", None)
   path = tmp_path / name
   command = ["--workdir", str(run[0]), str(tmp_path), f"--explain={path}"]
-  assert predict.main(command) == 1
+  assert commands.main(["predict", *command]) == 1
   assert f"error: {path}: " in capsys.readouterr().err
 
 
@@ -258,6 +261,8 @@ def test_too_large_damaged_and_other_pictures_are_refused(tmp_path, monkeypatch)
   ],
 )
 def test_a_mistake_prints_one_line(run, argv, words, capsys):
-  code = predict.main([argument.replace("{run}", str(run[0])) for argument in argv])
+  code = commands.main(
+    ["predict", *(each.replace("{run}", str(run[0])) for each in argv)]
+  )
   out, error = capsys.readouterr()
   assert (code, out) == (2, "") and words in error and error.count("\n") == 1

@@ -10,10 +10,10 @@ import optax
 import pytest
 from PIL import Image
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import steps
 from cifar_flax.data import datasets, samples
-from cifar_flax.tools import preview
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -108,7 +108,8 @@ def test_a_thousand_classes_have_a_largest_size_and_it_is_said(
   large = datasets.Dataset(split, split, info)
   monkeypatch.setattr(datasets, "load", lambda config: large)
   path, config = tmp_path / "grid.png", str(ROOT / "configs" / "net6b.py")
-  assert preview.main(["--config", config, "--output", str(path), "--columns=900"]) == 0
+  argv = ["preview", "--config", config, "--output", str(path), "--columns=900"]
+  assert commands.main(argv) == 0
   with Image.open(path) as picture:
     assert max(picture.size) <= 3000
   assert capsys.readouterr().err == (
@@ -125,7 +126,7 @@ def test_a_wrong_path_is_found_before_the_data_are_loaded(
   monkeypatch.setattr(datasets, "load", None)
   config = str(ROOT / "configs" / "net6b.py")
   for path in (tmp_path, tmp_path / "absent" / "a.png"):
-    assert preview.main(["--config", config, "--output", str(path)]) == 1
+    assert commands.main(["preview", "--config", config, "--output", str(path)]) == 1
     assert f"error: {path}: " in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == []
 
@@ -134,7 +135,8 @@ def test_the_command_writes_a_file(dataset, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(datasets, "load", lambda config: dataset)
   path = tmp_path / "grid.png"
   config = str(ROOT / "configs" / "net6b.py")
-  assert preview.main(["--config", config, "--output", str(path), "--columns=2"]) == 0
+  argv = ["preview", "--config", config, "--output", str(path), "--columns=2"]
+  assert commands.main(argv) == 0
   assert capsys.readouterr().out == f"{path}\n"
   assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -151,8 +153,7 @@ def test_the_command_writes_a_file(dataset, monkeypatch, tmp_path, capsys):
 def test_a_mistake_prints_one_line(argv, code, words, dataset, monkeypatch, capsys):
   monkeypatch.setattr(datasets, "load", lambda config: dataset)
   config = str(ROOT / "configs" / "net6b.py")
-  assert (
-    preview.main([argument.replace("{net6b}", config) for argument in argv]) == code
-  )
+  filled = [argument.replace("{net6b}", config) for argument in argv]
+  assert commands.main(["preview", *filled]) == code
   error = capsys.readouterr().err
   assert words in error and error.count("\n") == 1

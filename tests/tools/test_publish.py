@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import main, train
 from cifar_flax.data import datasets
@@ -38,7 +39,7 @@ def runs(request, tmp_path_factory):
     patch.setattr(datasets, "load", lambda config: dataset)
     train.train_and_evaluate(config, folder / "run")
     run, published = folder / "run", folder / "published"
-    assert publish.main([f"--workdir={run}", f"--output={published}"]) == 0
+    assert commands.main(["publish", f"--workdir={run}", f"--output={published}"]) == 0
     yield run, published
 
 
@@ -97,7 +98,7 @@ def test_without_weights_an_evaluation_says_so(runs, tmp_path, which):
 def test_without_weights_it_is_a_row_of_a_report(runs, tmp_path):
   run, _ = runs
   flags = [f"--workdir={run}", f"--output={tmp_path / 'new'}", "--no_weights"]
-  assert publish.main(flags) == 0
+  assert commands.main(["publish", *flags]) == 0
   assert not (tmp_path / "new" / "checkpoints").exists()
   assert finished.load(tmp_path / "new").facts == finished.load(run).facts
 
@@ -109,7 +110,10 @@ def test_all_runs_of_a_study_are_copied(runs, tmp_path):
     shutil.copytree(run, study / name)
   (study / "measured.json").write_text("{}")
   (study / "study.html").write_text("made anew")
-  assert publish.main([f"--workdir={study}", f"--output={kept}", "--no_weights"]) == 0
+  assert (
+    commands.main(["publish", f"--workdir={study}", f"--output={kept}", "--no_weights"])
+    == 0
+  )
   files = {file.relative_to(kept).as_posix() for file in kept.rglob("*.json*")}
   names = ("plain/width=1/seed0", "plain/search/rate=0.01")
   assert files == {
@@ -118,7 +122,7 @@ def test_all_runs_of_a_study_are_copied(runs, tmp_path):
   }
   (study / names[0] / "summary.json").unlink()
   argv = [f"--workdir={study}", f"--output={tmp_path / 'none'}"]
-  assert publish.main(argv) == 2 and not (tmp_path / "none").exists()
+  assert commands.main(["publish", *argv]) == 2 and not (tmp_path / "none").exists()
 
 
 def test_a_mistake_is_one_line(runs, tmp_path, capsys):
@@ -132,6 +136,6 @@ def test_a_mistake_is_one_line(runs, tmp_path, capsys):
     ([f"--workdir={run}"], "--output=DIR is missing"),
     ([f"--workdir={tmp_path / 'none'}", "--output=x"], "no run here"),
   ):
-    assert publish.main(argv) == 2
+    assert commands.main(["publish", *argv]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1

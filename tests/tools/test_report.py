@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import train
 from cifar_flax.data import datasets
@@ -310,7 +311,7 @@ def written(folders, tmp_path_factory):
   output = tmp_path_factory.mktemp("report") / "new"
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(datasets, "load", lambda config: DATASET)
-    code = report.main([*map(str, folders), "--output", str(output)])
+    code = commands.main(["report", *map(str, folders), "--output", str(output)])
   assert code == 0
   return output
 
@@ -387,7 +388,7 @@ def test_runs_that_cannot_be_compared_are_refused(
     (["none", "--output=x"], "none: left out: does not exist"),
     (["x", "--output=x", "--checkpoint=first"], "--checkpoint='first'"),
   ):
-    assert report.main(argv) == 2
+    assert commands.main(["report", *argv]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -499,7 +500,7 @@ def test_a_folder_is_searched_and_what_is_no_run_is_said(folders, tmp_path, caps
   every = sorted(map(str, runs.iterdir()))
   for paths in (every, [str(runs)]):
     output = tmp_path / f"output{len(paths)}"
-    assert report.main([*paths, f"--output={output}"]) == 0
+    assert commands.main(["report", *paths, f"--output={output}"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\np +1 ", out) and re.search(r"\ng +1 ", out)
     for name, (_, _, words) in damaged.items():
@@ -596,7 +597,7 @@ def test_names_are_shown_as_they_are_in_every_file(folders, tmp_path, monkeypatc
 
 
 def test_a_folder_that_cannot_be_created_is_named(folders, capsys):
-  assert report.main([str(folders[0]), "--output=/proc/none/here"]) == 1
+  assert commands.main(["report", str(folders[0]), "--output=/proc/none/here"]) == 1
   assert capsys.readouterr().err.startswith("error: /proc/none/here: ")
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import main, published
 from cifar_flax.errors import UserError
@@ -372,7 +373,7 @@ def test_overrides_reach_every_run(tmp_path):
   ],
 )
 def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
-  assert reproduce.main(flags) == 2
+  assert commands.main(["reproduce", *flags]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error) and error.count("\n") == 1
 
@@ -391,8 +392,9 @@ def test_mistakes_are_reported_before_jax_is_imported(tmp_path):
   ]
   program = (
     "import json, resource, sys\n"
-    "from cifar_flax import reproduce\n"
-    "codes = {reproduce.main(argv) for argv in json.loads(sys.argv[1])}\n"
+    "from cifar_flax import __main__ as commands\n"
+    "lines = json.loads(sys.argv[1])\n"
+    "codes = {commands.main(['reproduce', *argv]) for argv in lines}\n"
     "loaded = {'jax', 'flax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)\n"
     "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
     "print(codes, loaded, usage.ru_utime + usage.ru_stime)\n"

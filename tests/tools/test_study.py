@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import main, registry
 from cifar_flax.errors import UserError
@@ -63,7 +64,7 @@ def test_runs_of_a_class_that_was_changed_are_refused(tmp_path, monkeypatch):
   runs = FakeRuns()
   monkeypatch.setattr(jobs, "Workers", lambda number: FakeWorkers(runs))
   flags = [f"--output={tmp_path}", "--types=plain", "--compare=slots", "--windows=0"]
-  assert study.main(flags) == 0
+  assert commands.main(["study", *flags]) == 0
   with pytest.raises(UserError, match=r"'plain' had 1,234 .* and not 71,034"):
     study.run(flags)
 
@@ -264,7 +265,7 @@ def test_a_split_without_a_last_tenth_is_refused(split):
   ],
 )
 def test_mistakes_are_one_line(flags, message, capsys):
-  assert study.main(flags) == 2
+  assert commands.main(["study", *flags]) == 2
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import convolutions, models, registry
 from cifar_flax.tools import structure, summary
@@ -168,7 +169,7 @@ def test_parameters_are_the_published_ones(name, total):
 
 
 def run(capsys, *argv):
-  code = summary.main(["--config", str(ROOT / "configs/net6b.py"), *argv])
+  code = commands.main(["summary", "--config", str(ROOT / "configs/net6b.py"), *argv])
   return code, *capsys.readouterr()
 
 

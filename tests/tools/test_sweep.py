@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from cifar_flax import __main__ as commands
 from cifar_flax import config as config_lib
 from cifar_flax import main, registry
 from cifar_flax.errors import UserError
@@ -83,14 +84,15 @@ def test_a_key_without_values_takes_every_name_there_is():
   ],
 )
 def test_a_mistake_prints_one_line_and_returns_2(flags, message, capsys):
-  assert sweep.main([f"--config={QUICK}", *flags]) == 2
+  assert commands.main(["sweep", f"--config={QUICK}", *flags]) == 2
   error = capsys.readouterr().err
   assert re.search(message, error) and error.count("\n") == 1
 
 
 def test_mistakes_are_reported_before_jax_is_imported():
   program = (
-    "import sys; from cifar_flax import sweep; code = sweep.main(sys.argv[1:]);"
+    "import sys; from cifar_flax import __main__ as commands;"
+    "code = commands.main(['sweep', *sys.argv[1:]]);"
     "print(code, {'jax', 'numpy'} & set(sys.modules))"
   )
   command = [sys.executable, "-c", program, f"--config={QUICK}", "--vary=x=1"]
