@@ -19,7 +19,7 @@ from cifar_flax.data.sources import preparing, shapes10
 
 # Prepares shapes10 as a training does, and says when it is in the middle of it.
 PREPARE = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from cifar_flax.data import datasets
 from cifar_flax.data.sources import shapes10
 from cifar_flax.run import signals
@@ -32,6 +32,8 @@ def slowly(label, key, index):
 shapes10.shapes10_drawing.draw = slowly
 sys.path.insert(0, sys.argv[1])
 from stand_ins import make_config
+for number in signals.SIGNALS:  # whatever the tests were started with
+  signal.signal(number, signal.SIG_DFL)
 with signals.Watch():
   datasets.load(make_config(dataset="shapes10"))
 """
