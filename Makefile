@@ -66,7 +66,7 @@ evidence: $(INSTALLED)  ## write tables and pictures from results/
 notebooks: $(INSTALLED)  ## execute the notebooks and save their outputs (minutes)
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb
 
-test: $(INSTALLED)  ## the tests (ten minutes on two cores)
+test: $(INSTALLED)  ## the tests (ten to twenty minutes on two cores)
 	$(RUN) -m pytest -n 2 -m "not full and not pages" $(ARGS)
 
 test-full: $(INSTALLED)  ## the tests and the long checks
